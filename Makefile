@@ -1,0 +1,61 @@
+# The repository's commands. `make help` lists them.
+# Pass arguments to a program with ARGS: make demo ARGS=--selftest
+
+ARGS ?=
+# Seconds that each fuzz target runs.
+FUZZ_SECONDS ?= 30
+
+CARGO ?= cargo
+TOOLS := $(CURDIR)/target/tools
+BUILT := $(or $(CARGO_TARGET_DIR),target)
+# Rust's own folder comes last: it is missing from PATH in shells that read no profile.
+export PATH := $(TOOLS)/bin:$(PATH):$(HOME)/.cargo/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint fuzz proto-image
+
+help: ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+# Built without optimisation: on a fresh clone the demo starts minutes earlier, and it measures nothing.
+demo: ## simulated switch, real agent, a conference to watch; ARGS=--selftest checks every step
+	@packaging/dev-setup build
+	$(CARGO) build --locked -p demo -p elph-agent -p elphctl -p ssw-sim
+	$(BUILT)/debug/demo $(ARGS)
+
+# Everything is compiled first, so that compiler output does not mix with the tests'. The runner's summary is the last thing printed.
+# Tools that a test only wants on a developer's machine are required here.
+test: export ELPH_TEST_TOOLS = required
+test: ## install what the tests need, then run all of them
+	@packaging/dev-setup test
+	$(CARGO) build --locked --workspace --bins --tests
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then set -x; $(CARGO) nextest run --locked --workspace $(ARGS); \
+	else set -x; $(CARGO) test --locked --workspace --bins --lib --tests --no-fail-fast $(ARGS); fi
+
+bench: ## measure against the stated figures and the rivals; writes target/bench/*.json
+	@packaging/dev-setup bench
+	$(CARGO) build --locked --release -p bench -p elph-agent -p ssw-sim
+	$(BUILT)/release/bench $(ARGS)
+
+lint: ## formatting, clippy, licences and bans, the API definition
+	@packaging/dev-setup lint
+	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	cargo-deny --locked check licenses bans sources
+	proto/check
+
+# New inputs are kept in target/, the committed seeds stay as they are. Every target runs, whatever the others find.
+fuzz: ## run each fuzz target for FUZZ_SECONDS (30)
+	@packaging/dev-setup fuzz
+	cargo +nightly fuzz build --fuzz-dir tests/fuzz
+	@failed=; for target in $$(cargo +nightly fuzz list --fuzz-dir tests/fuzz); do \
+		echo "=== $$target, $(FUZZ_SECONDS) s"; mkdir -p target/fuzz/$$target; \
+		cargo +nightly fuzz run --fuzz-dir tests/fuzz $$target target/fuzz/$$target tests/fuzz/seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=65536 -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=256 \
+			-print_final_stats=1 $(ARGS) || failed="$$failed $$target"; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+
+proto-image: ## accept the API definition as it is now: later changes must not break it
+	@packaging/dev-setup buf
+	proto/check accept

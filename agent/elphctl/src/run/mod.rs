@@ -1,0 +1,62 @@
+//! Does what the command line says, through the API.
+
+mod agent;
+mod calls;
+mod conf;
+mod directory;
+mod events;
+mod follow;
+mod reference;
+mod resolve;
+
+use crate::{
+    change::Change,
+    cli::{Cli, Command, Repeatable},
+    connect::Agent,
+    failure::Failure,
+    output::Output,
+    settings::Settings,
+};
+
+/// A connection, the settings it was made with, and the output.
+pub(crate) struct Session<'a> {
+    agent: Agent,
+    settings: Settings,
+    given: Vec<String>,
+    out: &'a mut Output,
+}
+
+impl Session<'_> {
+    /// A changing command.
+    fn change(&self, repeat: &Repeatable) -> Change {
+        Change::new(repeat.request_id.clone(), &self.given, &self.settings.prefix)
+    }
+}
+
+/// Runs a command.
+pub(crate) async fn run(cli: Cli, given: Vec<String>, out: &mut Output) -> Result<(), Failure> {
+    match cli.command {
+        Command::Reasons { reasons } => return reference::reasons(&reasons, out),
+        Command::Completions { shell } => return reference::completions(shell, out),
+        Command::Man { directory } => return reference::man(directory.as_deref(), out),
+        _ => {}
+    }
+    let settings = Settings::settle(&cli.connection)?;
+    // What comes from standard input or a file is read before anything is sent.
+    let password = match &cli.command {
+        Command::Directory(command) => directory::password(command)?,
+        _ => None,
+    };
+    let agent = Agent::connect(&settings).await?;
+    let mut session = Session { agent, settings, given, out };
+    match cli.command {
+        Command::Calls(command) => Box::pin(session.calls(command)).await,
+        Command::Conf(command) => Box::pin(session.conferences(command)).await,
+        Command::Events(command) => Box::pin(session.events(command)).await,
+        Command::Directory(command) => Box::pin(session.directory(command, password)).await,
+        Command::Links => session.links().await,
+        Command::Info => session.info().await,
+        Command::Health { service } => session.health(service).await,
+        Command::Reasons { .. } | Command::Completions { .. } | Command::Man { .. } => Ok(()),
+    }
+}

@@ -1,0 +1,403 @@
+//! Conferences as state machines, in the terms of RFC 4575. Counts come from the roster and from nowhere else; who has left stays away
+//! until the switch says otherwise with a later time or in a list.
+
+use std::collections::{HashMap, VecDeque};
+
+use ecss_switch::{
+    event::{ConferenceObservation, ParticipantObservation, ParticipantStatus},
+    ids::SwitchConferenceId,
+};
+use elph_proto::{v1, view::counts};
+use jiff::Timestamp;
+
+use crate::{convert, core::Stamp, ids};
+
+/// A conference as a snapshot of the switch lists it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConferenceSnapshot {
+    /// The conference; its id is set.
+    pub conference: ConferenceObservation,
+    /// Its members; `None`: the list does not say.
+    pub members: Option<Vec<ParticipantObservation>>,
+}
+
+/// What changed, as the journal writes it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum ConferenceChange {
+    /// As a whole; the roster is in it when the conference is new.
+    Conference(v1::Conference),
+    /// One participant.
+    Participant(v1::ParticipantChange),
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    conference: v1::Conference,
+    /// When each participant was last observed, those who left included.
+    member_ticks: HashMap<String, u64>,
+    /// When each participant left.
+    left: HashMap<String, Timestamp>,
+    tick: u64,
+}
+
+/// All conferences: those that go on, and the latest that have ended.
+#[derive(Debug, Default)]
+pub(crate) struct Conferences {
+    entries: HashMap<String, Entry>,
+    by_switch_id: HashMap<(String, String), String>,
+    ended: VecDeque<String>,
+    pub(crate) active: usize,
+    /// Observations that came too late or too often to change anything.
+    pub(crate) stale: u64,
+}
+
+/// How many members of one conference that have left are remembered.
+const MAX_LEFT: usize = 4096;
+
+impl Conferences {
+    pub(crate) fn get(&self, id: &str) -> Option<&v1::Conference> {
+        self.entries.get(id).map(|entry| &entry.conference)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &v1::Conference> {
+        self.entries.values().map(|entry| &entry.conference)
+    }
+
+    pub(crate) fn by_switch_id(&self, domain: &str, switch_id: &str) -> Option<&v1::Conference> {
+        self.get(self.by_switch_id.get(&(domain.to_owned(), switch_id.to_owned()))?)
+    }
+
+    /// Whether the participant was in the conference and has left.
+    pub(crate) fn has_left(&self, id: &str, participant: &str) -> bool {
+        self.entries.get(id).is_some_and(|entry| entry.left.contains_key(participant))
+    }
+
+    /// Takes over a conference from before a restart.
+    pub(crate) fn restore(&mut self, conference: v1::Conference) {
+        self.by_switch_id.insert((conference.domain.clone(), conference.switch_conference_id.clone()), conference.id.clone());
+        self.active += 1;
+        let id = conference.id.clone();
+        self.entries.insert(id, Entry { conference, member_ticks: HashMap::new(), left: HashMap::new(), tick: 0 });
+    }
+
+    /// Forgets the oldest ended conferences beyond `keep`.
+    pub(crate) fn forget(&mut self, keep: usize) {
+        while self.ended.len() > keep {
+            let Some(entry) = self.ended.pop_front().and_then(|id| self.entries.remove(&id)) else { continue };
+            let key = (entry.conference.domain, entry.conference.switch_conference_id);
+            if self.by_switch_id.get(&key) == Some(&entry.conference.id) {
+                self.by_switch_id.remove(&key);
+            }
+        }
+    }
+
+    /// Something about a conference as a whole was seen.
+    pub(crate) fn conference(&mut self, domain: &str, seen: &ConferenceObservation, stamp: &Stamp) -> Vec<ConferenceChange> {
+        let Some(switch_id) = &seen.conference else { return Vec::new() };
+        let id = self.find_or_create(domain, switch_id, seen.started_at.or(stamp.switch_time), stamp);
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.has_ended()) else {
+            self.stale += 1;
+            return Vec::new();
+        };
+        match entry.observe(seen, stamp) {
+            true => vec![ConferenceChange::Conference(entry.settled(stamp))],
+            false => {
+                self.stale += 1;
+                Vec::new()
+            }
+        }
+    }
+
+    /// A member was seen.
+    pub(crate) fn participant(&mut self, domain: &str, seen: &ParticipantObservation, stamp: &Stamp) -> Vec<ConferenceChange> {
+        let key = (domain.to_owned(), seen.conference.to_string());
+        let leaves = seen.status == Some(ParticipantStatus::Disconnected);
+        if leaves && !self.by_switch_id.contains_key(&key) {
+            self.stale += 1;
+            return Vec::new();
+        }
+        let id = self.find_or_create(domain, &seen.conference, stamp.switch_time, stamp);
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.has_ended()) else {
+            self.stale += 1;
+            return Vec::new();
+        };
+        let mut changes = Vec::new();
+        if entry.conference.version == 0 {
+            changes.push(ConferenceChange::Conference(entry.settled(stamp)));
+        }
+        match entry.observe_member(seen, stamp, false) {
+            Some(participant) => changes.push(entry.member_settled(participant, stamp)),
+            None => self.stale += 1,
+        }
+        changes
+    }
+
+    /// A conference is over.
+    pub(crate) fn ended(&mut self, domain: &str, switch_id: &SwitchConferenceId, stamp: &Stamp) -> Vec<ConferenceChange> {
+        let id = self.by_switch_id.get(&(domain.to_owned(), switch_id.to_string())).cloned();
+        id.and_then(|id| self.end(&id, stamp)).into_iter().collect()
+    }
+
+    /// Compares the domain's conferences with what the switch lists, and makes them equal, except what was observed after the snapshot began.
+    pub(crate) fn resync(&mut self, domain: &str, began: u64, snapshot: &[ConferenceSnapshot], stamp: &Stamp) -> Vec<ConferenceChange> {
+        let listed = |entry: &Entry| {
+            let id = &entry.conference.switch_conference_id;
+            snapshot.iter().any(|listed| listed.conference.conference.as_ref().is_some_and(|seen| seen.as_str() == id))
+        };
+        let gone = |entry: &&Entry| entry.conference.domain == domain && !entry.has_ended() && entry.last_tick() <= began && !listed(entry);
+        let gone: Vec<String> = self.entries.values().filter(gone).map(|entry| entry.conference.id.clone()).collect();
+        let mut changes: Vec<ConferenceChange> = gone.iter().filter_map(|id| self.end(id, stamp)).collect();
+        for listed in snapshot {
+            changes.extend(self.resync_one(domain, began, listed, stamp));
+        }
+        changes
+    }
+
+    fn resync_one(&mut self, domain: &str, began: u64, listed: &ConferenceSnapshot, stamp: &Stamp) -> Vec<ConferenceChange> {
+        let Some(switch_id) = &listed.conference.conference else { return Vec::new() };
+        let key = (domain.to_owned(), switch_id.to_string());
+        let known = self.by_switch_id.get(&key).and_then(|id| self.entries.get(id));
+        match known {
+            Some(entry) if entry.has_ended() && entry.tick > began => return Vec::new(),
+            // The switch has given the id to a new conference.
+            Some(entry) if entry.has_ended() => {
+                self.by_switch_id.remove(&key);
+            }
+            _ => {}
+        }
+        let id = self.find_or_create(domain, switch_id, listed.conference.started_at, stamp);
+        let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
+        let is_new = entry.conference.version == 0;
+        let whole = (entry.tick <= began || is_new) && entry.observe(&listed.conference, stamp);
+        let mut participants = Vec::new();
+        if let Some(members) = &listed.members {
+            let stale = |entry: &Entry, id: &str| entry.member_ticks.get(id).is_some_and(|tick| *tick > began);
+            let missing =
+                |known: &&v1::Participant| !members.iter().any(|seen| seen.participant.as_str() == known.id) && !stale(entry, &known.id);
+            let missing: Vec<String> = entry.conference.participants.iter().filter(missing).map(|known| known.id.clone()).collect();
+            participants.extend(missing.iter().filter_map(|id| entry.remove(id, None, stamp)));
+            for seen in members {
+                if !stale(entry, seen.participant.as_str()) {
+                    participants.extend(entry.observe_member(seen, stamp, true));
+                }
+            }
+        }
+        let mut changes = Vec::new();
+        if is_new || whole {
+            let conference = entry.settled(stamp);
+            changes.push(ConferenceChange::Conference(conference));
+        }
+        if !is_new {
+            for participant in participants {
+                changes.push(entry.member_settled(participant, stamp));
+            }
+        }
+        changes
+    }
+
+    fn find_or_create(&mut self, domain: &str, switch_id: &SwitchConferenceId, start: Option<Timestamp>, stamp: &Stamp) -> String {
+        let key = (domain.to_owned(), switch_id.to_string());
+        if let Some(entry) = self.by_switch_id.get(&key).and_then(|id| self.entries.get(id)) {
+            // Rooms give their id to one conference after the other: what is later than the end is about the next one.
+            let later = |start: Timestamp| entry.conference.end_time.is_some_and(|end| convert::timestamp(start).seconds > end.seconds);
+            if !entry.has_ended() || !start.is_some_and(later) {
+                return entry.conference.id.clone();
+            }
+        }
+        let mut reuse = 0;
+        let mut id = ids::conference(domain, switch_id.as_str(), start, reuse);
+        while self.entries.contains_key(&id) {
+            reuse += 1;
+            id = ids::conference(domain, switch_id.as_str(), start, reuse);
+        }
+        let conference = v1::Conference {
+            id: id.clone(),
+            domain: domain.to_owned(),
+            switch_conference_id: switch_id.to_string(),
+            state: v1::ConferenceState::Active.into(),
+            start_time: Some(convert::timestamp(start.unwrap_or(stamp.now))),
+            recording: v1::RecordingState::Off.into(),
+            ..Default::default()
+        };
+        self.by_switch_id.insert(key, id.clone());
+        self.active += 1;
+        self.entries.insert(id.clone(), Entry { conference, member_ticks: HashMap::new(), left: HashMap::new(), tick: stamp.tick });
+        id
+    }
+
+    fn end(&mut self, id: &str, stamp: &Stamp) -> Option<ConferenceChange> {
+        let entry = self.entries.get_mut(id).filter(|entry| !entry.has_ended());
+        let Some(entry) = entry else {
+            self.stale += 1;
+            return None;
+        };
+        let end = convert::timestamp(stamp.at());
+        entry.conference.set_state(v1::ConferenceState::Ended);
+        entry.conference.end_time = Some(end);
+        entry.conference.duration = entry.conference.start_time.as_ref().map(|start| convert::between(start, &end));
+        entry.conference.participants.clear();
+        entry.member_ticks = HashMap::new();
+        entry.left = HashMap::new();
+        self.ended.push_back(id.to_owned());
+        self.active -= 1;
+        Some(ConferenceChange::Conference(entry.settled(stamp)))
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn has_ended(&self) -> bool {
+        self.conference.state() == v1::ConferenceState::Ended
+    }
+
+    fn last_tick(&self) -> u64 {
+        self.member_ticks.values().copied().chain([self.tick]).max().unwrap_or(0)
+    }
+
+    /// Applies what is known about the conference as a whole; false: nothing new.
+    fn observe(&mut self, seen: &ConferenceObservation, stamp: &Stamp) -> bool {
+        let conference = &mut self.conference;
+        let before = conference.clone();
+        if let Some(name) = &seen.name {
+            conference.name.clone_from(name);
+        }
+        if let Some(room) = &seen.room {
+            conference.room.clone_from(room);
+        }
+        if let Some(start) = seen.started_at {
+            conference.start_time = Some(convert::timestamp(start));
+        }
+        if let Some(end) = seen.ends_at {
+            conference.planned_end_time = Some(convert::timestamp(end));
+        }
+        if let Some(most) = seen.max_participants {
+            conference.max_participants = most;
+        }
+        if let Some(locked) = seen.locked {
+            conference.locked = locked;
+        }
+        if let Some(recording) = seen.recording {
+            conference.set_recording(convert::recording(recording));
+        }
+        if let Some(may) = seen.may_unmute_themselves {
+            conference.may_unmute_themselves = may;
+        }
+        let changed = *conference != before || conference.version == 0;
+        if changed {
+            self.tick = stamp.tick;
+        }
+        changed
+    }
+
+    /// Applies what is known about a member; `None`: nothing new. `authoritative`: from a list, so one who left may be back.
+    fn observe_member(&mut self, seen: &ParticipantObservation, stamp: &Stamp, authoritative: bool) -> Option<v1::Participant> {
+        let id = seen.participant.as_str();
+        if seen.status == Some(ParticipantStatus::Disconnected) {
+            return self.remove(id, seen.cause.map(convert::end_cause), stamp);
+        }
+        let place = self.conference.participants.iter().position(|known| known.id == id);
+        if place.is_none() && !authoritative {
+            let late = self.left.get(id).is_some_and(|left| stamp.switch_time.is_none_or(|at| at <= *left));
+            // Without a status nothing says that the member is in: a microphone event of one who has left.
+            if late || seen.status.is_none() {
+                return None;
+            }
+        }
+        self.member_ticks.insert(id.to_owned(), stamp.tick);
+        self.left.remove(id);
+        let known = place.and_then(|place| self.conference.participants.get(place));
+        let mut participant = known.cloned().unwrap_or_else(|| v1::Participant {
+            id: id.to_owned(),
+            role: v1::ParticipantRole::Participant.into(),
+            status: v1::ParticipantStatus::Pending.into(),
+            ..Default::default()
+        });
+        describe(&mut participant, seen, stamp);
+        match place.and_then(|place| self.conference.participants.get_mut(place)) {
+            Some(known) if *known == participant => return None,
+            Some(known) => *known = participant.clone(),
+            None => self.conference.participants.push(participant.clone()),
+        }
+        Some(participant)
+    }
+
+    fn remove(&mut self, id: &str, cause: Option<v1::EndCause>, stamp: &Stamp) -> Option<v1::Participant> {
+        let place = self.conference.participants.iter().position(|known| known.id == id)?;
+        let mut participant = self.conference.participants.remove(place);
+        if self.left.len() >= MAX_LEFT {
+            self.left.clear();
+            self.member_ticks.retain(|id, _| self.conference.participants.iter().any(|known| known.id == *id));
+        }
+        self.left.insert(id.to_owned(), stamp.at());
+        self.member_ticks.insert(id.to_owned(), stamp.tick);
+        participant.set_status(v1::ParticipantStatus::Disconnected);
+        participant.set_end_cause(cause.unwrap_or(v1::EndCause::Normal));
+        participant.talking = false;
+        participant.floor_requested = false;
+        participant.floor_request_time = None;
+        Some(participant)
+    }
+
+    /// Counts the version up and returns the conference as it is written.
+    fn settled(&mut self, stamp: &Stamp) -> v1::Conference {
+        self.tick = stamp.tick;
+        self.count(stamp);
+        self.conference.clone()
+    }
+
+    fn member_settled(&mut self, participant: v1::Participant, stamp: &Stamp) -> ConferenceChange {
+        self.count(stamp);
+        ConferenceChange::Participant(v1::ParticipantChange {
+            conference_id: self.conference.id.clone(),
+            participant: Some(participant),
+            conference_version: self.conference.version,
+            connected_count: self.conference.connected_count,
+            pending_count: self.conference.pending_count,
+        })
+    }
+
+    fn count(&mut self, stamp: &Stamp) {
+        let conference = &mut self.conference;
+        conference.version += 1;
+        conference.reconstructed |= stamp.origin.reconstructed;
+        conference.polled = stamp.origin.polled;
+        (conference.connected_count, conference.pending_count) = counts(&conference.participants);
+    }
+}
+
+/// Writes an observation into a participant. Whoever is not connected or has no microphone does not talk.
+fn describe(participant: &mut v1::Participant, seen: &ParticipantObservation, stamp: &Stamp) {
+    if let Some(number) = &seen.number {
+        number.as_str().clone_into(&mut participant.number);
+    }
+    if let Some(name) = &seen.name {
+        participant.display_name.clone_from(name);
+    }
+    if let Some(role) = seen.role {
+        participant.set_role(convert::role(role));
+    }
+    if let Some(status) = seen.status {
+        participant.set_status(convert::participant_status(status));
+    }
+    if let Some(voice) = seen.voice {
+        participant.muted = !voice;
+    }
+    if let Some(requested) = seen.floor_requested
+        && requested != participant.floor_requested
+    {
+        participant.floor_requested = requested;
+        participant.floor_request_time = requested.then(|| convert::timestamp(stamp.at()));
+    }
+    if let Some(talking) = seen.talking {
+        participant.talking = talking;
+    }
+    if let Some(cause) = seen.cause {
+        participant.set_end_cause(convert::end_cause(cause));
+    }
+    let connected = participant.status() == v1::ParticipantStatus::Connected;
+    participant.talking &= connected && !participant.muted;
+    if connected && participant.join_time.is_none() {
+        participant.join_time = Some(convert::timestamp(stamp.at()));
+    }
+}

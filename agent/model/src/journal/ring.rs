@@ -1,0 +1,204 @@
+//! Events in memory, encoded once for all subscribers.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+use elph_proto::v1::{self, event::Change, subscribe_response::Message};
+use jiff::Timestamp;
+use prost::Message as _;
+use uuid::Uuid;
+
+/// What an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A call.
+    Call,
+    /// A conference or its participant.
+    Conference,
+    /// A link.
+    Link,
+}
+
+/// One event.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its position.
+    pub sequence: u64,
+    /// What it is about.
+    pub kind: Kind,
+    /// Its domain; empty for links.
+    pub domain: Arc<str>,
+    /// Our id of the conference it is about; else empty.
+    pub conference: Arc<str>,
+    /// The encoded `SubscribeResponse`.
+    pub frame: Bytes,
+}
+
+/// The ring.
+#[derive(Debug)]
+pub struct Ring {
+    epoch: String,
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    max_events: usize,
+    max_bytes: usize,
+    /// The position before the first entry: the oldest after which a stream can resume.
+    base: u64,
+    newest: u64,
+    /// Positions that were skipped at a start: `(last before, first after)`, both of which can be resumed after.
+    holes: Vec<(u64, u64)>,
+    appended: u64,
+    domains: Vec<Arc<str>>,
+}
+
+/// What an entry weighs beside its frame.
+const OVERHEAD: usize = size_of::<Entry>() + 48;
+
+/// The position that the clock gives.
+fn clock() -> u64 {
+    u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0)
+}
+
+impl Ring {
+    /// An empty ring of a new epoch.
+    pub fn new(max_events: usize, max_bytes: usize) -> Self {
+        let start = clock();
+        Self {
+            epoch: Uuid::new_v4().to_string(),
+            entries: VecDeque::new(),
+            bytes: 0,
+            max_events: max_events.max(1),
+            max_bytes,
+            base: start,
+            newest: start,
+            holes: Vec::new(),
+            appended: 0,
+            domains: Vec::new(),
+        }
+    }
+
+    /// Begins to take over what is on disk: entries follow by [`Ring::restore`], then [`Ring::leap`].
+    pub(super) fn resume(&mut self, epoch: String, base: u64) {
+        self.epoch = epoch;
+        self.entries.clear();
+        self.bytes = 0;
+        self.holes.clear();
+        self.base = base;
+        self.newest = base;
+    }
+
+    pub(super) fn restore(&mut self, sequence: u64, response: &v1::SubscribeResponse, frame: Bytes) {
+        let Some(Message::Event(event)) = &response.message else { return };
+        if sequence <= self.newest {
+            return;
+        }
+        self.newest = sequence;
+        let entry = self.entry(sequence, event, frame);
+        self.push(entry);
+    }
+
+    /// Leaves the positions that may have been given out before the start.
+    pub(super) fn leap(&mut self) {
+        self.leap_to(clock().max(self.newest + 1));
+    }
+
+    pub(super) fn leap_to(&mut self, start: u64) {
+        self.holes.push((self.newest, start));
+        self.newest = start;
+    }
+
+    /// Adds an event.
+    pub fn append(&mut self, event: &v1::Event) -> Entry {
+        self.newest += 1;
+        self.appended += 1;
+        let cursor = v1::Cursor { epoch: self.epoch.clone(), sequence: self.newest };
+        let response = v1::SubscribeResponse { cursor: Some(cursor), message: Some(Message::Event(event.clone())) };
+        let entry = self.entry(self.newest, event, response.encode_to_vec().into());
+        self.push(entry.clone());
+        entry
+    }
+
+    fn entry(&mut self, sequence: u64, event: &v1::Event, frame: Bytes) -> Entry {
+        let (kind, conference) = match &event.change {
+            Some(Change::Conference(conference)) => (Kind::Conference, conference.id.as_str()),
+            Some(Change::Participant(change)) => (Kind::Conference, change.conference_id.as_str()),
+            Some(Change::Link(_)) | None => (Kind::Link, ""),
+            Some(Change::Call(_)) => (Kind::Call, ""),
+        };
+        Entry { sequence, kind, domain: self.shared(&event.domain), conference: conference.into(), frame }
+    }
+
+    /// Domains are few: their names are kept once.
+    fn shared(&mut self, domain: &str) -> Arc<str> {
+        if let Some(known) = self.domains.iter().find(|known| &***known == domain) {
+            return known.clone();
+        }
+        let name: Arc<str> = domain.into();
+        if self.domains.len() < 1024 {
+            self.domains.push(name.clone());
+        }
+        name
+    }
+
+    fn push(&mut self, entry: Entry) {
+        self.bytes += entry.frame.len() + OVERHEAD;
+        self.entries.push_back(entry);
+        while self.entries.len() > self.max_events || self.bytes > self.max_bytes {
+            let Some(oldest) = self.entries.pop_front() else { break };
+            self.bytes -= oldest.frame.len() + OVERHEAD;
+            self.base = oldest.sequence;
+        }
+        let base = self.base;
+        self.holes.retain(|(_, after)| *after > base);
+    }
+
+    /// Up to `limit` entries after a position; `None`: they are no longer all there.
+    pub fn after(&self, sequence: u64, limit: usize) -> Option<Vec<Entry>> {
+        if sequence < self.base {
+            return None;
+        }
+        let from = self.entries.partition_point(|entry| entry.sequence <= sequence);
+        Some(self.entries.range(from..).take(limit).cloned().collect())
+    }
+
+    /// Whether a stream can resume after a position.
+    pub fn can_resume(&self, sequence: u64) -> bool {
+        let in_hole = self.holes.iter().any(|(before, after)| sequence > *before && sequence < *after);
+        sequence >= self.base && sequence <= self.newest && !in_hole
+    }
+
+    /// The epoch.
+    pub fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    /// The oldest position after which a stream can resume.
+    pub fn oldest_resumable(&self) -> u64 {
+        self.base
+    }
+
+    /// The newest position.
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// Events appended since the start.
+    pub fn appended(&self) -> u64 {
+        self.appended
+    }
+
+    /// Events held.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no event is held.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}

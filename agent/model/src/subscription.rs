@@ -1,0 +1,266 @@
+//! One subscriber's stream: a cursor into the ring and a filter. It holds no queue: who reads slowly falls behind alone, and is told so.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use elph_proto::v1::{self, subscribe_response::Message};
+use jiff::Timestamp;
+use prost::Message as _;
+use tokio::sync::watch;
+
+use crate::{
+    convert,
+    core::{Core, Inner},
+    journal::{Entry, Kind},
+};
+
+/// What a subscriber wants and may see. Empty lists mean everything.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Kinds.
+    pub kinds: Vec<v1::EventKind>,
+    /// Domains; `None`: all.
+    pub domains: Option<HashSet<String>>,
+    /// Numbers.
+    pub aliases: HashSet<String>,
+    /// Our ids of conferences.
+    pub conferences: HashSet<String>,
+}
+
+/// Where a stream starts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Start {
+    /// With new events.
+    Now,
+    /// With a snapshot.
+    Snapshot,
+    /// After a cursor.
+    After(v1::Cursor),
+}
+
+/// One message of the stream, encoded: a `SubscribeResponse`.
+pub type Frame = Bytes;
+
+/// Most events per turn, so that one subscriber does not hold the lock for long.
+const BATCH: usize = 256;
+
+/// Most calls or conferences in one part of a snapshot.
+const SNAPSHOT_PART: usize = 500;
+
+/// A subscriber's stream.
+pub struct Subscription {
+    core: Arc<Core>,
+    filter: Filter,
+    next: Next,
+    changed: watch::Receiver<u64>,
+    /// Conferences that one of the wanted numbers takes part in.
+    relevant: HashSet<String>,
+}
+
+#[derive(Debug, Clone)]
+enum Next {
+    Resync(v1::resync::Reason, u64),
+    Snapshot,
+    After(u64),
+}
+
+impl Filter {
+    fn kind(&self, kind: v1::EventKind) -> bool {
+        self.kinds.is_empty() || self.kinds.contains(&kind) || self.kinds.contains(&v1::EventKind::Unspecified)
+    }
+
+    fn domain(&self, domain: &str) -> bool {
+        self.domains.as_ref().is_none_or(|domains| domains.contains(domain))
+    }
+
+    fn call(&self, call: &v1::Call) -> bool {
+        let wanted = |number: &str| self.aliases.contains(number);
+        let concerns = wanted(&call.calling_number) || wanted(&call.called_number) || call.legs.iter().any(|leg| wanted(&leg.device));
+        let by_alias = if self.aliases.is_empty() { self.conferences.is_empty() } else { concerns };
+        self.kind(v1::EventKind::Call) && self.domain(&call.domain) && by_alias
+    }
+
+    fn conference(&self, conference: &v1::Conference) -> bool {
+        let member = || conference.participants.iter().any(|member| self.aliases.contains(&member.number));
+        self.kind(v1::EventKind::Conference)
+            && self.domain(&conference.domain)
+            && (self.conferences.is_empty() || self.conferences.contains(&conference.id))
+            && (self.aliases.is_empty() || member())
+    }
+
+    /// Whether an entry passes by what the ring knows without decoding it.
+    fn entry(&self, entry: &Entry) -> bool {
+        match entry.kind {
+            Kind::Call => {
+                self.kind(v1::EventKind::Call) && self.domain(&entry.domain) && (self.conferences.is_empty() || !self.aliases.is_empty())
+            }
+            Kind::Conference => {
+                self.kind(v1::EventKind::Conference)
+                    && self.domain(&entry.domain)
+                    && (self.conferences.is_empty() || self.conferences.contains(&*entry.conference))
+            }
+            Kind::Link => self.kind(v1::EventKind::Link),
+        }
+    }
+}
+
+impl Subscription {
+    pub(crate) fn new(core: Arc<Core>, filter: Filter, start: Start) -> Self {
+        let mut changed = core.changed.subscribe();
+        changed.mark_changed();
+        let next = {
+            let inner = core.inner.read();
+            match start {
+                Start::Now => Next::After(inner.ring.newest()),
+                Start::Snapshot => Next::Snapshot,
+                Start::After(cursor) if cursor.epoch != inner.ring.epoch() => Next::Resync(v1::resync::Reason::EpochChanged, 0),
+                Start::After(cursor) if !inner.ring.can_resume(cursor.sequence) => {
+                    Next::Resync(v1::resync::Reason::CursorTooOld, inner.ring.newest().saturating_sub(cursor.sequence))
+                }
+                Start::After(cursor) => Next::After(cursor.sequence),
+            }
+        };
+        Self { core, filter, next, changed, relevant: HashSet::new() }
+    }
+
+    /// The next messages, at least one; a heartbeat if nothing comes within the time.
+    pub async fn next(&mut self, heartbeat: Duration) -> Vec<Frame> {
+        let deadline = tokio::time::Instant::now() + heartbeat;
+        loop {
+            self.changed.borrow_and_update();
+            let frames = self.ready();
+            if !frames.is_empty() {
+                return frames;
+            }
+            // An error means that the core is gone, and then the stream's caller is too.
+            if !matches!(tokio::time::timeout_at(deadline, self.changed.changed()).await, Ok(Ok(()))) {
+                return vec![self.heartbeat()];
+            }
+        }
+    }
+
+    fn heartbeat(&self) -> Frame {
+        let inner = self.core.inner.read();
+        let sequence = match self.next {
+            Next::After(sequence) => sequence,
+            _ => inner.ring.newest(),
+        };
+        let heartbeat = Message::Heartbeat(v1::Heartbeat { time: Some(convert::timestamp(Timestamp::now())) });
+        encode(&inner, sequence, heartbeat)
+    }
+
+    /// What can be sent without waiting.
+    fn ready(&mut self) -> Vec<Frame> {
+        let core = self.core.clone();
+        let inner = core.inner.read();
+        match self.next.clone() {
+            Next::Resync(reason, skipped) => {
+                core.resyncs_sent.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let resync = v1::Resync { reason: reason.into(), skipped };
+                let mut frames = vec![unplaced(Message::Resync(resync))];
+                frames.extend(self.snapshot(&inner));
+                frames
+            }
+            Next::Snapshot => self.snapshot(&inner),
+            Next::After(mut sequence) => {
+                let mut frames = Vec::new();
+                while frames.is_empty() {
+                    let Some(batch) = inner.ring.after(sequence, BATCH) else {
+                        let skipped = inner.ring.newest().saturating_sub(sequence);
+                        self.next = Next::Resync(v1::resync::Reason::TooSlow, skipped);
+                        drop(inner);
+                        return self.ready();
+                    };
+                    let Some(last) = batch.last() else { break };
+                    sequence = last.sequence;
+                    for entry in &batch {
+                        if self.filter.entry(entry) {
+                            self.push(&inner, entry, &mut frames);
+                        }
+                    }
+                }
+                self.next = Next::After(sequence);
+                frames
+            }
+        }
+    }
+
+    /// Adds an entry that passed the cheap filter, after looking into it where numbers matter.
+    fn push(&mut self, inner: &Inner, entry: &Entry, frames: &mut Vec<Frame>) {
+        if self.filter.aliases.is_empty() || entry.kind == Kind::Link {
+            frames.push(entry.frame.clone());
+            return;
+        }
+        let Ok(response) = v1::SubscribeResponse::decode(entry.frame.clone()) else { return };
+        let Some(Message::Event(event)) = response.message else { return };
+        match event.change {
+            Some(v1::event::Change::Call(call)) if self.filter.call(&call) => frames.push(entry.frame.clone()),
+            Some(v1::event::Change::Participant(change)) => {
+                let concerns = change.participant.as_ref().is_some_and(|it| self.filter.aliases.contains(&it.number));
+                if concerns && self.relevant.insert(change.conference_id.clone()) {
+                    // The subscriber has not heard of this conference: it gets the whole of it.
+                    if let Some(conference) = inner.conference(&change.conference_id) {
+                        let change = v1::event::Change::Conference(conference.clone());
+                        let event = v1::Event { time: event.time, domain: event.domain, change: Some(change), ..Default::default() };
+                        frames.push(encode(inner, entry.sequence, Message::Event(event)));
+                    }
+                } else if self.relevant.contains(&change.conference_id) {
+                    frames.push(entry.frame.clone());
+                }
+            }
+            Some(v1::event::Change::Conference(conference)) => {
+                let concerns = conference.participants.iter().any(|it| self.filter.aliases.contains(&it.number));
+                if concerns {
+                    self.relevant.insert(conference.id.clone());
+                }
+                if self.relevant.contains(&conference.id) {
+                    frames.push(entry.frame.clone());
+                }
+                if conference.state() == v1::ConferenceState::Ended {
+                    self.relevant.remove(&conference.id);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn snapshot(&mut self, inner: &Inner) -> Vec<Frame> {
+        let mut whole = inner.snapshot(|call| self.filter.call(call), |conference| self.filter.conference(conference));
+        if !self.filter.kind(v1::EventKind::Link) {
+            whole.links.clear();
+        }
+        self.relevant = whole.conferences.iter().map(|conference| conference.id.clone()).collect();
+        let newest = inner.ring.newest();
+        self.next = Next::After(newest);
+        let mut frames = Vec::new();
+        while whole.calls.len() > SNAPSHOT_PART {
+            let rest = whole.calls.split_off(SNAPSHOT_PART);
+            let calls = std::mem::replace(&mut whole.calls, rest);
+            frames.push(unplaced(Message::Snapshot(v1::Snapshot { calls, ..Default::default() })));
+        }
+        // Conferences differ in size: a part holds as many as have SNAPSHOT_PART participants together.
+        let mut part = v1::Snapshot::default();
+        let mut size = 0;
+        for conference in std::mem::take(&mut whole.conferences) {
+            size += conference.participants.len() + 1;
+            part.conferences.push(conference);
+            if size > SNAPSHOT_PART {
+                frames.push(unplaced(Message::Snapshot(std::mem::take(&mut part))));
+                size = 0;
+            }
+        }
+        whole.conferences = part.conferences;
+        frames.push(encode(inner, newest, Message::Snapshot(whole)));
+        frames
+    }
+}
+
+/// A message after which a stream cannot resume: the snapshot that it belongs to is not complete.
+fn unplaced(message: Message) -> Frame {
+    v1::SubscribeResponse { cursor: None, message: Some(message) }.encode_to_vec().into()
+}
+
+fn encode(inner: &Inner, sequence: u64, message: Message) -> Frame {
+    let cursor = v1::Cursor { epoch: inner.ring.epoch().to_owned(), sequence };
+    v1::SubscribeResponse { cursor: Some(cursor), message: Some(message) }.encode_to_vec().into()
+}

@@ -1,0 +1,13 @@
+//! elph-agent: speaks to an ECSS-10 softswitch on one side and offers one gRPC API on the other. The binary is a thin shell around
+//! this library.
+
+pub mod access;
+pub mod cli;
+pub mod config;
+pub mod health;
+pub mod lifecycle;
+pub mod listen;
+pub mod notify;
+pub mod record;
+pub mod telemetry;
+pub mod tls;

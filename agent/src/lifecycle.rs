@@ -1,0 +1,325 @@
+//! From a valid configuration to a running agent and back: bind, tell systemd, reload on SIGHUP, drain on SIGTERM, and stop at once
+//! on the second.
+
+use std::{io, process::ExitCode, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use sd_notify::NotifyState;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    access::{Access, audit::Audit},
+    config::{Config, Loaded, Refused, applies_live},
+    health::{self, Links},
+    notify::{self, Heart},
+    telemetry::{
+        logs::{LogError, LogHandle},
+        metrics::{Metrics, label},
+    },
+    tls::{self, ServerTls},
+};
+
+/// How often systemd's status line is brought up to date.
+const STATUS_PERIOD: Duration = Duration::from_secs(2);
+/// How long the audit log may take to be written at the end.
+const AUDIT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The two ways to stop.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    /// Take nothing new and finish what runs.
+    pub soft: CancellationToken,
+    /// Stop at once.
+    pub hard: CancellationToken,
+}
+
+/// Why the agent ended, or did not begin. The exit code is sysexits(3)'s.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration is refused.
+    #[error("{0}")]
+    Config(#[from] Refused),
+    /// The configuration is refused when it is put to use.
+    #[error("{key}: {what}")]
+    Unusable {
+        /// The key at fault.
+        key: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// An address, a socket or a file cannot be had.
+    #[error("{what} cannot be opened")]
+    Unavailable {
+        /// What for.
+        what: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The log cannot be begun.
+    #[error("the log cannot be begun")]
+    Log(#[from] LogError),
+    /// A part of the agent has failed.
+    #[error("{what} failed")]
+    Internal {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What every part of the agent shares.
+pub struct Shared {
+    /// The configuration in force: what SIGHUP cannot change is as it was at the start.
+    pub config: ArcSwap<Config>,
+    /// Who may do what.
+    pub access: Access,
+    /// The audit log.
+    pub audit: Audit,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// The links' states, for readiness and metrics. Whoever starts a link adds it here.
+    pub links: Arc<Links>,
+    /// The gRPC listener's certificates; none without `grpc.listen`.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Loops that must turn for the watchdog to be pinged.
+    pub heart: Heart,
+    /// When to stop.
+    pub shutdown: Shutdown,
+    /// Tasks that the drain waits for. They end by themselves after `shutdown.soft`.
+    pub tasks: TaskTracker,
+    log: LogHandle,
+    loaded: ArcSwap<Loaded>,
+}
+
+/// Runs the agent until it is told to stop.
+pub async fn run(loaded: Loaded, log: LogHandle, shutdown: Shutdown) -> Result<(), Failure> {
+    // Signals first: one that comes during the start is not lost.
+    let mut signals = Signals::new().map_err(|source| Failure::Internal { what: "waiting for signals", source })?;
+    let drain = loaded.config.shutdown.drain.0;
+    let shared = Arc::new(Shared::new(loaded, log, shutdown.clone())?);
+
+    let address = shared.config.load().http.listen;
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|source| Failure::Unavailable { what: format!("http.listen {address}"), source })?;
+    if let Ok(bound) = listener.local_addr() {
+        tracing::info!(address = %bound, "metrics and health are served");
+    }
+    let (links, metrics) = (shared.links.clone(), shared.metrics.clone());
+    let health = tokio::spawn(health::serve(listener, links, metrics, shutdown.soft.clone(), shutdown.hard.clone()));
+
+    start(&shared).await?;
+
+    notify::tell(&[NotifyState::Ready, NotifyState::Status(&shared.links.summary())]);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
+    if let Some(interval) = sd_notify::watchdog_enabled() {
+        tokio::spawn(shared.heart.clone().watchdog(interval, shutdown.hard.clone()));
+    }
+    tokio::spawn(status(shared.clone()));
+
+    loop {
+        tokio::select! {
+            () = shutdown.soft.cancelled() => break,
+            asked = signals.next() => match asked {
+                Asked::Reload => reload(&shared).await,
+                Asked::Stop => shutdown.soft.cancel(),
+            },
+        }
+    }
+
+    notify::tell(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+    tracing::info!(deadline = ?drain, "draining");
+    shared.tasks.close();
+    tokio::select! {
+        () = shared.tasks.wait() => tracing::info!("drained"),
+        () = shutdown.hard.cancelled() => tracing::warn!("stopped at once"),
+        () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
+        () = tokio::time::sleep(drain) => tracing::warn!(tasks = shared.tasks.len(), "not drained in time, cut off"),
+    }
+    shutdown.hard.cancel();
+    shared.audit.finish(AUDIT_DEADLINE).await;
+    match health.await {
+        Ok(Err(source)) => Err(Failure::Internal { what: "serving metrics and health", source }),
+        _ => Ok(()),
+    }
+}
+
+/// Starts what the agent is for. Returns once the listeners are bound; the links connect on their own.
+///
+/// **This is the one place where links, model, journal and the gRPC router are plugged in**: they take their configuration from
+/// `shared.config`, add each link to `shared.links`, spawn their tasks on `shared.tasks` and end them after `shared.shutdown.soft`.
+/// The listeners are `listen::bind_unix`, `listen::unix` and `listen::tls` with `shared.tls`.
+async fn start(_shared: &Arc<Shared>) -> Result<(), Failure> {
+    Ok(())
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn new(loaded: Loaded, log: LogHandle, shutdown: Shutdown) -> Result<Self, Failure> {
+        loaded.require_files()?;
+        let config = loaded.config.clone();
+        let links = Arc::new(Links::default());
+        let metrics = Arc::new(Metrics::new(links.clone()));
+        let access = Access::new(&config).map_err(|(key, what)| Failure::Unusable { key, what })?;
+        let material = tls::server_config(&config.grpc);
+        let material = material.map_err(|(key, what)| Failure::Unusable { key: format!("grpc.{key}"), what })?;
+        if let Some(material) = &material {
+            metrics.certificate_expiry.set(material.expires_at);
+        }
+        let audit = Audit::start(&config.audit, log.journald, &metrics);
+        let audit = audit.map_err(|source| Failure::Unavailable { what: "the audit log".to_owned(), source })?;
+        Ok(Self {
+            config: ArcSwap::from_pointee(config),
+            access,
+            audit,
+            metrics,
+            links,
+            tls: material.map(|material| Arc::new(ServerTls::new(material))),
+            heart: Heart::default(),
+            shutdown,
+            tasks: TaskTracker::new(),
+            log,
+            loaded: ArcSwap::from_pointee(loaded),
+        })
+    }
+
+    /// Puts into force what can be changed while running, or nothing at all.
+    fn adopt(&self, fresh: Loaded) -> Result<(), Failure> {
+        fresh.require_files()?;
+        let material = tls::server_config(&fresh.config.grpc);
+        let material = material.map_err(|(key, what)| Failure::Unusable { key: format!("grpc.{key}"), what })?;
+        let current = self.loaded.load_full();
+        let changed = current.differing(&fresh);
+        let mut config = current.config.clone();
+        config.grants.clone_from(&fresh.config.grants);
+        config.oidc.clone_from(&fresh.config.oidc);
+        config.limits = fresh.config.limits.clone();
+        config.log.filter.clone_from(&fresh.config.log.filter);
+        config.grpc.certificate_file.clone_from(&fresh.config.grpc.certificate_file);
+        config.grpc.key_file.clone_from(&fresh.config.grpc.key_file);
+        config.grpc.client_ca_file.clone_from(&fresh.config.grpc.client_ca_file);
+
+        self.access.reload(&config).map_err(|(key, what)| Failure::Unusable { key, what })?;
+        self.log.set_filter(&config.log.filter)?;
+        if let (Some(tls), Some(material)) = (&self.tls, material) {
+            self.metrics.certificate_expiry.set(material.expires_at);
+            tls.replace(material);
+        }
+        self.audit.reopen();
+        let (live, restart): (Vec<String>, Vec<String>) = changed.into_iter().partition(|key| applies_live(key));
+        // The restart stays due at the next reload, too.
+        self.loaded.store(Arc::new(Loaded { config: config.clone(), ..fresh }));
+        self.config.store(Arc::new(config));
+        tracing::info!(changed = ?live, "configuration read anew");
+        if !restart.is_empty() {
+            tracing::warn!(keys = ?restart, "these changed keys take effect after a restart");
+        }
+        Ok(())
+    }
+}
+
+/// SIGHUP. A configuration that is refused leaves everything as it was.
+async fn reload(shared: &Arc<Shared>) {
+    notify::reloading();
+    let adopting = shared.clone();
+    let outcome = tokio::task::spawn_blocking(move || {
+        let path = adopting.loaded.load().path.clone();
+        Config::load(&path).map_err(Failure::from).and_then(|fresh| adopting.adopt(fresh))
+    });
+    let outcome = match outcome.await {
+        Ok(Ok(())) => "applied",
+        Ok(Err(failure)) => {
+            tracing::error!(error = %told(&failure), "the new configuration is refused, the old one stays in force");
+            "refused"
+        }
+        Err(error) => {
+            tracing::error!(%error, "reading the configuration anew was cut short");
+            "refused"
+        }
+    };
+    shared.metrics.config_reloads.get_or_create(&label("outcome", outcome)).inc();
+    notify::tell(&[NotifyState::Ready]);
+}
+
+/// Keeps `systemctl status` up to date.
+async fn status(shared: Arc<Shared>) {
+    let mut told = String::new();
+    let mut ticks = tokio::time::interval(STATUS_PERIOD);
+    while shared.shutdown.soft.run_until_cancelled(ticks.tick()).await.is_some() {
+        let summary = shared.links.summary();
+        if summary != told {
+            notify::tell(&[NotifyState::Status(&summary)]);
+            told = summary;
+        }
+    }
+}
+
+// === signals ===
+
+enum Asked {
+    Reload,
+    Stop,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// sysexits(3).
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Config(_) | Self::Unusable { .. } => 64,
+            Self::Unavailable { .. } | Self::Log(_) => 69,
+            Self::Internal { .. } => 70,
+        })
+    }
+}
+
+/// A failure with its causes.
+pub fn told(failure: &Failure) -> String {
+    let mut text = failure.to_string();
+    let mut cause = std::error::Error::source(failure);
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,82 @@
+//! Aliases and alias profiles of a domain.
+
+use std::collections::BTreeMap;
+
+use ecss_switch::{Alias, CommandError, Domain};
+
+use super::{address, owned, refusal, request_of};
+use crate::{
+    client::Terminal,
+    session::{Command, Errors},
+    xml::Element,
+};
+
+/// An alias of a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AliasRecord {
+    /// Its domain.
+    pub domain: Domain,
+    /// Its number.
+    pub address: Alias,
+    /// The interface it belongs to.
+    pub interface: Option<String>,
+    /// What kind of interface that is.
+    pub interface_type: Option<String>,
+    /// Every further attribute, as the switch names it.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// A profile that aliases take their properties from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AliasProfile {
+    /// Its domain.
+    pub domain: Option<Domain>,
+    /// Its name.
+    pub name: String,
+    /// Free text.
+    pub description: Option<String>,
+    /// Its properties.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Terminal {
+    /// `alias_list`: every alias of the domain, or the one asked for.
+    pub async fn alias_list(&self, domain: &Domain, address: Option<&Alias>) -> Result<Vec<AliasRecord>, CommandError> {
+        let request = Element::new("aliases").with("domain", domain.as_str()).with_some("addr", address.map(Alias::as_str));
+        let reply = self.run(Command { errors: Errors::Keep, ..Command::read("alias_list", request) }).await?;
+        // Aliases and errors may stand side by side; only errors alone are a refusal.
+        let aliases = self.readable(reply.document.all("alias").map(|element| alias(domain, element)));
+        match refusal(self.dialect(), &reply.document) {
+            Some(refusal) if aliases.is_empty() => Err(refusal),
+            _ => Ok(aliases),
+        }
+    }
+
+    /// `alias_profile_list`: the domain's profiles.
+    pub async fn alias_profile_list(&self, domain: &Domain) -> Result<Vec<AliasProfile>, CommandError> {
+        let reply = self.run(Command::read("alias_profile_list", request_of(domain))).await?;
+        Ok(self.readable(reply.document.all("profile").map(profile)))
+    }
+}
+
+fn alias(domain: &Domain, element: &Element) -> Option<AliasRecord> {
+    let known = ["domain", "address", "addr", "interface", "interface_type"];
+    let rest = element.attributes.iter().filter(|(name, _)| !known.contains(&&**name));
+    Some(AliasRecord {
+        domain: element.get("domain").and_then(|text| Domain::parse(text).ok()).unwrap_or_else(|| domain.clone()),
+        address: address(element)?,
+        interface: owned(element, "interface"),
+        interface_type: owned(element, "interface_type"),
+        properties: rest.map(|(name, value)| (name.to_string(), value.clone())).collect(),
+    })
+}
+
+fn profile(element: &Element) -> Option<AliasProfile> {
+    let properties = element.all("property").filter_map(|property| Some((owned(property, "name")?, property.get("value")?.to_owned())));
+    Some(AliasProfile {
+        domain: element.get("domain").and_then(|text| Domain::parse(text).ok()),
+        name: owned(element, "name")?,
+        description: owned(element, "description"),
+        properties: properties.collect(),
+    })
+}
