@@ -30,20 +30,21 @@ test: ## install what the tests need, then run all of them
 	@packaging/dev-setup test
 	$(CARGO) build --locked --workspace --bins --tests
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then set -x; $(CARGO) nextest run --locked --workspace $(ARGS); \
-	else set -x; $(CARGO) test --locked --workspace --bins --lib --tests --no-fail-fast $(ARGS); fi
+	else set -x; $(CARGO) test --locked --workspace --tests --no-fail-fast $(ARGS); fi
 
 bench: ## measure against the stated figures and the rivals; writes target/bench/*.json
 	@packaging/dev-setup bench
 	$(CARGO) build --locked --release -p bench -p elph-agent -p ssw-sim
 	$(BUILT)/release/bench $(ARGS)
 
-lint: ## formatting, clippy, licences and bans, the API definition
+lint: ## formatting, clippy, licences and bans, the API definition, scripts
 	@packaging/dev-setup lint
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	cargo-deny --locked check licenses bans sources
 	proto/check
+	shellcheck packaging/dev-setup proto/check .ci/run
 
 # New inputs are kept in target/, the committed seeds stay as they are. Every target runs, whatever the others find.
 fuzz: ## run each fuzz target for FUZZ_SECONDS (30)

@@ -157,9 +157,7 @@ async fn ready(State(shown): State<Arc<Shown>>) -> Response {
 
 async fn metrics_text(State(shown): State<Arc<Shown>>) -> Response {
     match shown.metrics.encode() {
-        Ok(text) => {
-            ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
-        }
+        Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics could not be written");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()

@@ -2,10 +2,14 @@
 //! this library.
 
 pub mod access;
+pub mod assembly;
 pub mod cli;
+pub mod command;
 pub mod config;
+pub mod grpc;
 pub mod health;
 pub mod lifecycle;
+pub mod link;
 pub mod listen;
 pub mod notify;
 pub mod record;

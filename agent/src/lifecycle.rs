@@ -15,6 +15,7 @@ use crate::{
     access::{Access, audit::Audit},
     config::{Config, Loaded, Refused, applies_live},
     health::{self, Links},
+    listen::Connections,
     notify::{self, Heart},
     telemetry::{
         logs::{LogError, LogHandle},
@@ -41,7 +42,7 @@ pub struct Shutdown {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The configuration is refused.
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] Refused),
     /// The configuration is refused when it is put to use.
     #[error("{key}: {what}")]
@@ -88,6 +89,8 @@ pub struct Shared {
     pub links: Arc<Links>,
     /// The gRPC listener's certificates; none without `grpc.listen`.
     pub tls: Option<Arc<ServerTls>>,
+    /// The bound on gRPC connections.
+    pub connections: Connections,
     /// Loops that must turn for the watchdog to be pinged.
     pub heart: Heart,
     /// When to stop.
@@ -114,7 +117,7 @@ pub async fn run(loaded: Loaded, log: LogHandle, shutdown: Shutdown) -> Result<(
     let (links, metrics) = (shared.links.clone(), shared.metrics.clone());
     let health = tokio::spawn(health::serve(listener, links, metrics, shutdown.soft.clone(), shutdown.hard.clone()));
 
-    start(&shared).await?;
+    crate::assembly::start(&shared, None).await?;
 
     notify::tell(&[NotifyState::Ready, NotifyState::Status(&shared.links.summary())]);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
@@ -135,12 +138,10 @@ pub async fn run(loaded: Loaded, log: LogHandle, shutdown: Shutdown) -> Result<(
 
     notify::tell(&[NotifyState::Stopping, NotifyState::Status("draining")]);
     tracing::info!(deadline = ?drain, "draining");
-    shared.tasks.close();
-    tokio::select! {
-        () = shared.tasks.wait() => tracing::info!("drained"),
-        () = shutdown.hard.cancelled() => tracing::warn!("stopped at once"),
-        () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
-        () = tokio::time::sleep(drain) => tracing::warn!(tasks = shared.tasks.len(), "not drained in time, cut off"),
+    match drained(&shared.tasks, &shutdown.hard, signals.stop(), drain).await {
+        Drained::Whole => tracing::info!("drained"),
+        Drained::AtOnce => tracing::warn!(tasks = shared.tasks.len(), "stopped at once"),
+        Drained::TooSlow => tracing::warn!(tasks = shared.tasks.len(), "not drained in time, cut off"),
     }
     shutdown.hard.cancel();
     shared.audit.finish(AUDIT_DEADLINE).await;
@@ -150,19 +151,30 @@ pub async fn run(loaded: Loaded, log: LogHandle, shutdown: Shutdown) -> Result<(
     }
 }
 
-/// Starts what the agent is for. Returns once the listeners are bound; the links connect on their own.
-///
-/// **This is the one place where links, model, journal and the gRPC router are plugged in**: they take their configuration from
-/// `shared.config`, add each link to `shared.links`, spawn their tasks on `shared.tasks` and end them after `shared.shutdown.soft`.
-/// The listeners are `listen::bind_unix`, `listen::unix` and `listen::tls` with `shared.tls`.
-async fn start(_shared: &Arc<Shared>) -> Result<(), Failure> {
-    Ok(())
+/// How a drain ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Drained {
+    Whole,
+    AtOnce,
+    TooSlow,
+}
+
+/// Waits for the tasks, but no longer than the deadline, a second signal or a hard stop.
+async fn drained(tasks: &TaskTracker, hard: &CancellationToken, second: impl Future<Output = ()>, deadline: Duration) -> Drained {
+    tasks.close();
+    tokio::select! {
+        () = tasks.wait() => Drained::Whole,
+        () = hard.cancelled() => Drained::AtOnce,
+        () = second => Drained::AtOnce,
+        () = tokio::time::sleep(deadline) => Drained::TooSlow,
+    }
 }
 
 // === impl Shared ===
 
 impl Shared {
-    fn new(loaded: Loaded, log: LogHandle, shutdown: Shutdown) -> Result<Self, Failure> {
+    /// Opens what the configuration names. Nothing is bound yet.
+    pub fn new(loaded: Loaded, log: LogHandle, shutdown: Shutdown) -> Result<Self, Failure> {
         loaded.require_files()?;
         let config = loaded.config.clone();
         let links = Arc::new(Links::default());
@@ -171,8 +183,9 @@ impl Shared {
         let material = tls::server_config(&config.grpc);
         let material = material.map_err(|(key, what)| Failure::Unusable { key: format!("grpc.{key}"), what })?;
         if let Some(material) = &material {
-            metrics.certificate_expiry.set(material.expires_at);
+            metrics.certificate_expiry.get_or_create(&label("use", "grpc")).set(material.expires_at);
         }
+        let connections = Connections::new(config.grpc.max_connections, metrics.grpc_connections.clone());
         let audit = Audit::start(&config.audit, log.journald, &metrics);
         let audit = audit.map_err(|source| Failure::Unavailable { what: "the audit log".to_owned(), source })?;
         Ok(Self {
@@ -182,6 +195,7 @@ impl Shared {
             metrics,
             links,
             tls: material.map(|material| Arc::new(ServerTls::new(material))),
+            connections,
             heart: Heart::default(),
             shutdown,
             tasks: TaskTracker::new(),
@@ -209,13 +223,13 @@ impl Shared {
         self.access.reload(&config).map_err(|(key, what)| Failure::Unusable { key, what })?;
         self.log.set_filter(&config.log.filter)?;
         if let (Some(tls), Some(material)) = (&self.tls, material) {
-            self.metrics.certificate_expiry.set(material.expires_at);
+            self.metrics.certificate_expiry.get_or_create(&label("use", "grpc")).set(material.expires_at);
             tls.replace(material);
         }
         self.audit.reopen();
         let (live, restart): (Vec<String>, Vec<String>) = changed.into_iter().partition(|key| applies_live(key));
         // The restart stays due at the next reload, too.
-        self.loaded.store(Arc::new(Loaded { config: config.clone(), ..fresh }));
+        self.loaded.store(Arc::new(fresh.with(config.clone())));
         self.config.store(Arc::new(config));
         tracing::info!(changed = ?live, "configuration read anew");
         if !restart.is_empty() {
@@ -322,4 +336,36 @@ pub fn told(failure: &Failure) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal as Kind, raise};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_with_its_tasks_or_its_deadline() {
+        let (tasks, hard) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(tokio::time::sleep(Duration::from_secs(3)));
+        assert_eq!(drained(&tasks, &hard, std::future::pending(), Duration::from_secs(10)).await, Drained::Whole);
+        tasks.reopen();
+        tasks.spawn(std::future::pending::<()>());
+        let begun = tokio::time::Instant::now();
+        assert_eq!(drained(&tasks, &hard, std::future::pending(), Duration::from_secs(10)).await, Drained::TooSlow);
+        assert_eq!(begun.elapsed(), Duration::from_secs(10));
+    }
+
+    #[tokio::test]
+    async fn a_second_sigterm_stops_at_once() {
+        let mut signals = Signals::new().unwrap();
+        raise(Kind::SIGTERM).unwrap();
+        assert!(matches!(signals.next().await, Asked::Stop));
+        let (tasks, hard) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(std::future::pending::<()>());
+        let (ended, ()) = tokio::join!(drained(&tasks, &hard, signals.stop(), Duration::from_secs(600)), async {
+            raise(Kind::SIGTERM).unwrap();
+        });
+        assert_eq!(ended, Drained::AtOnce);
+    }
 }

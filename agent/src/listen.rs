@@ -13,6 +13,7 @@ use std::{
 };
 
 use ecss_switch::backoff::Backoff;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -28,10 +29,23 @@ use crate::tls::ServerTls;
 /// Connections that wait to be taken up by the server.
 const PENDING: usize = 64;
 
+/// The bound on connections, both listeners together. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Connections {
+    places: Arc<Semaphore>,
+    open: Gauge,
+}
+
 /// A connection that counts against the bound for as long as it lives.
 #[derive(Debug)]
 pub struct Counted<T> {
     io: T,
+    place: Place,
+}
+
+#[derive(Debug)]
+struct Place {
+    open: Gauge,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -52,15 +66,15 @@ pub async fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
 }
 
 /// Takes connections from the Unix socket until `stop`.
-pub fn unix(listener: UnixListener, connections: Arc<Semaphore>, stop: CancellationToken) -> Incoming<UnixStream> {
+pub fn unix(listener: UnixListener, connections: Connections, stop: CancellationToken) -> Incoming<UnixStream> {
     let (sender, receiver) = mpsc::channel(PENDING);
     tokio::spawn(stop.run_until_cancelled_owned(async move {
         let mut backoff = accept_backoff();
-        while let Ok(permit) = connections.clone().acquire_owned().await {
+        while let Some(place) = connections.place().await {
             match listener.accept().await {
                 Ok((io, _)) => {
                     backoff.reset();
-                    if sender.send(Ok(Counted { io, _permit: permit })).await.is_err() {
+                    if sender.send(Ok(Counted::new(io, place))).await.is_err() {
                         return;
                     }
                 }
@@ -76,13 +90,13 @@ pub fn tls(
     listener: TcpListener,
     tls: Arc<ServerTls>,
     handshake_timeout: Duration,
-    connections: Arc<Semaphore>,
+    connections: Connections,
     stop: CancellationToken,
 ) -> Incoming<TlsStream<TcpStream>> {
     let (sender, receiver) = mpsc::channel(PENDING);
     tokio::spawn(stop.run_until_cancelled_owned(async move {
         let mut backoff = accept_backoff();
-        while let Ok(permit) = connections.clone().acquire_owned().await {
+        while let Some(place) = connections.place().await {
             let (io, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -96,7 +110,7 @@ pub fn tls(
             tokio::spawn(async move {
                 if let Some(io) = handshake(io, peer, &tls, handshake_timeout).await {
                     // The server has gone: so does the connection.
-                    let _ = sender.send(Ok(Counted { io, _permit: permit })).await;
+                    let _ = sender.send(Ok(Counted::new(io, place))).await;
                 }
             });
         }
@@ -133,6 +147,34 @@ async fn pause(backoff: &mut Backoff, error: &io::Error) {
     tokio::time::sleep(backoff.next_wait()).await;
 }
 
+// === impl Connections ===
+
+impl Connections {
+    /// At most this many; `open` shows how many are served.
+    pub fn new(most: u32, open: Gauge) -> Self {
+        Self { places: Arc::new(Semaphore::new(most as usize)), open }
+    }
+
+    /// Waits for a place.
+    async fn place(&self) -> Option<Place> {
+        let permit = self.places.clone().acquire_owned().await.ok()?;
+        Some(Place { open: self.open.clone(), _permit: permit })
+    }
+}
+
+impl<T> Counted<T> {
+    fn new(io: T, place: Place) -> Self {
+        place.open.inc();
+        Self { io, place }
+    }
+}
+
+impl<T> Drop for Counted<T> {
+    fn drop(&mut self) {
+        self.place.open.dec();
+    }
+}
+
 // === impl Counted ===
 
 impl<T: Connected> Connected for Counted<T> {
@@ -162,11 +204,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
         Pin::new(&mut self.io).poll_shutdown(context)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffers: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write_vectored(context, buffers)
     }
 

@@ -105,13 +105,8 @@ impl Tap for Recorder {
             Way::Sent => "sent",
             Way::Received => "received",
         };
-        let recorded = Recorded {
-            time: Timestamp::now(),
-            link: link.to_string(),
-            way: way.to_owned(),
-            head: head.to_owned(),
-            body: body.to_owned(),
-        };
+        let recorded =
+            Recorded { time: Timestamp::now(), link: link.to_string(), way: way.to_owned(), head: head.to_owned(), body: body.to_owned() };
         let Ok(mut line) = serde_json::to_vec(&recorded) else { return };
         line.push(b'\n');
         let mut state = self.state.lock();

@@ -55,12 +55,12 @@ pub fn server_config(grpc: &Grpc) -> Result<Option<Material>, Fault> {
         return Ok(None);
     };
     let chain = certificates(certificate_file).map_err(|what| ("certificate_file", what))?;
-    let expires_at = chain.first().and_then(|certificate| expiry(certificate)).ok_or_else(|| {
-        ("certificate_file", format!("{}: the first certificate cannot be understood", certificate_file.display()))
-    })?;
+    let expires_at = chain
+        .first()
+        .and_then(|certificate| expiry(certificate))
+        .ok_or_else(|| ("certificate_file", format!("{}: the first certificate cannot be understood", certificate_file.display())))?;
     let pem = read_bounded(key_file, LONGEST).map_err(|what| ("key_file", what))?;
-    let key = PrivateKeyDer::from_pem_slice(&pem)
-        .map_err(|_| ("key_file", format!("{} holds no PEM private key", key_file.display())))?;
+    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| ("key_file", format!("{} holds no PEM private key", key_file.display())))?;
     let roots = authorities(client_ca_file).map_err(|what| ("client_ca_file", what))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())

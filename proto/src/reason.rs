@@ -102,7 +102,7 @@ reasons! {
     /// Wrong login or wrong password: which of them is not said.
     CredentialsRejected = "CREDENTIALS_REJECTED", Unauthenticated;
     /// Too many attempts for this alias or by this caller; the delay is in the retry info.
-    RateLimited = "RATE_LIMITED", ResourceExhausted;
+    TooManyAttempts = "TOO_MANY_ATTEMPTS", ResourceExhausted;
     /// The caller cannot be identified or has no grant.
     CallerUnknown = "CALLER_UNKNOWN", Unauthenticated;
     /// The caller's grant lacks the scope.
@@ -113,6 +113,12 @@ reasons! {
     ModeratorTokenRequired = "MODERATOR_TOKEN_REQUIRED", Unauthenticated;
     /// The moderator's access token is not valid for this command.
     ModeratorTokenInvalid = "MODERATOR_TOKEN_INVALID", Unauthenticated;
+    /// The moderator's access token is good, but for another domain.
+    ModeratorOfOtherDomain = "MODERATOR_OF_OTHER_DOMAIN", PermissionDenied;
+    /// The keys of the moderator's issuer cannot be had now.
+    IssuerUnavailable = "ISSUER_UNAVAILABLE", Unavailable;
+    /// A moderator's command must name its domain.
+    DomainNeeded = "DOMAIN_NEEDED", InvalidArgument;
     /// The agent is shutting down.
     ShuttingDown = "SHUTTING_DOWN", Unavailable;
 }

@@ -38,7 +38,8 @@ impl Speaker {
     fn new(settings: &Settings) -> Result<Self, Failure> {
         let mut speaker = Self::default();
         if let Some(token) = &settings.token {
-            let mut value = MetadataValue::try_from(token.bearer()).map_err(|_| Failure::Usage("the access token cannot be sent".into()))?;
+            let mut value =
+                MetadataValue::try_from(token.bearer()).map_err(|_| Failure::Usage("the access token cannot be sent".into()))?;
             value.set_sensitive(true);
             speaker.authorization = Some(value);
         }
@@ -163,18 +164,9 @@ pub(crate) fn lost(status: &Status) -> bool {
 type Connecting = std::pin::Pin<Box<dyn Future<Output = Result<Channel, tonic::transport::Error>> + Send>>;
 
 fn configured(endpoint: tonic::transport::Endpoint, timeout: Duration) -> tonic::transport::Endpoint {
-    endpoint.connect_timeout(timeout).http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE).user_agent_or_same()
-}
-
-/// A name in the agent's log.
-trait UserAgent {
-    fn user_agent_or_same(self) -> Self;
-}
-
-impl UserAgent for tonic::transport::Endpoint {
-    fn user_agent_or_same(self) -> Self {
-        self.clone().user_agent(concat!("elphctl/", env!("CARGO_PKG_VERSION"))).unwrap_or(self)
-    }
+    let endpoint = endpoint.connect_timeout(timeout).http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
+    // A name for the agent's log; that it cannot be refused is no reason to fail.
+    endpoint.clone().user_agent(concat!("elphctl/", env!("CARGO_PKG_VERSION"))).unwrap_or(endpoint)
 }
 
 fn socket(path: PathBuf, timeout: Duration) -> Result<Connecting, Failure> {
@@ -197,7 +189,7 @@ fn server(url: &str, tls: ClientTlsConfig, timeout: Duration) -> Result<Connecti
 /// The innermost words of an error: the outer ones say "transport error".
 fn chain(error: &dyn Error) -> String {
     let mut texts: Vec<String> = Vec::new();
-    let mut next = Some(error);
+    let mut next: Option<&dyn Error> = Some(error);
     while let Some(error) = next {
         let text = error.to_string();
         if text != "transport error" && !texts.iter().any(|known| known.contains(&text)) {
@@ -208,8 +200,8 @@ fn chain(error: &dyn Error) -> String {
     if texts.is_empty() { "transport error".into() } else { texts.join(": ") }
 }
 
-fn io_kind(error: &dyn Error) -> Option<io::ErrorKind> {
-    let mut next = Some(error);
+fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<io::Error>() {
             return Some(error.kind());

@@ -75,7 +75,7 @@ pub(crate) fn exit_of(status: &Status) -> u8 {
 /// The exit code of a reason.
 pub(crate) fn exit_of_reason(reason: Reason) -> u8 {
     match reason {
-        Reason::RateLimited | Reason::TooManyCommands | Reason::TooManySubscribers => 3,
+        Reason::TooManyAttempts | Reason::TooManyCommands | Reason::TooManySubscribers => 3,
         Reason::OutcomeUnknown => 4,
         _ => exit_of_code(reason.code()),
     }
@@ -145,9 +145,11 @@ fn hint(reason: Reason) -> &'static str {
         Reason::SwitchCommandUnknown => "'elphctl info' lists the operations that the dialect cannot name",
         Reason::SwitchUnavailable => "'elphctl links' shows what is wrong with the links",
         Reason::RequestIdReused => "leave --request-id out, or repeat exactly the command it was used for",
-        Reason::RateLimited => "wait before the next attempt",
+        Reason::TooManyAttempts => "wait before the next attempt",
         Reason::CallerUnknown | Reason::MissingScope => "the agent's configuration grants scopes and domains to a user or a certificate",
         Reason::ModeratorTokenRequired => "give a moderator's access token with --token-file or in ELPHCTL_TOKEN",
+        Reason::ModeratorOfOtherDomain => "the token's owner moderates other domains",
+        Reason::IssuerUnavailable => "try again when the issuer of tokens can be reached",
         Reason::ModeratorTokenInvalid => "get a fresh access token; this one has run out or is for someone or something else",
         Reason::MissingRight => "the right is given on the switch",
         Reason::LicenceExhausted | Reason::LicenceExpired | Reason::SwitchLimitReached => "the switch's administrator can tell more",

@@ -29,7 +29,8 @@ fn main() -> ExitCode {
 }
 
 fn execute(cli: Cli, output: &mut Output) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // Our work is on this thread; the worker is there to end the program when this one waits for a reader that does not read.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Local(format!("cannot start: {error}")))?;
     let given: Vec<String> = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     runtime.block_on(Box::pin(run::run(cli, given, output)))

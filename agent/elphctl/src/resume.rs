@@ -29,7 +29,8 @@ impl ResumeFile {
         }
         let content = read_small(path).map_err(Failure::Local)?;
         let cursor = value::cursor(&String::from_utf8_lossy(&content));
-        let cursor = cursor.ok_or_else(|| Failure::Usage(format!("--resume {shown}: holds no cursor (EPOCH:SEQUENCE); remove it to start anew")))?;
+        let cursor =
+            cursor.ok_or_else(|| Failure::Usage(format!("--resume {shown}: holds no cursor (EPOCH:SEQUENCE); remove it to start anew")))?;
         Ok(Self { path: path.to_owned(), saved: Some(cursor) })
     }
 

@@ -145,10 +145,15 @@ pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, String> {
 fn endpoint(connection: &Connection, file: &File) -> Result<Endpoint, Failure> {
     let server = |url: &str| {
         if !url.starts_with("https://") {
-            return Err(Failure::Usage(format!("--server {url}: must be https://HOST:PORT; the agent speaks plainly on its Unix socket only")));
+            return Err(Failure::Usage(format!(
+                "--server {url}: must be https://HOST:PORT; the agent speaks plainly on its Unix socket only"
+            )));
         }
         let need = |value: &Option<PathBuf>, other: &Option<PathBuf>, option: &str| {
-            value.clone().or_else(|| other.clone()).ok_or_else(|| Failure::Usage(format!("--server needs {option}: the agent and you prove who you are")))
+            value
+                .clone()
+                .or_else(|| other.clone())
+                .ok_or_else(|| Failure::Usage(format!("--server needs {option}: the agent and you prove who you are")))
         };
         Ok(Endpoint::Server {
             url: url.to_owned(),

@@ -51,6 +51,14 @@ pub(crate) struct Conferences {
     pub(crate) stale: u64,
 }
 
+/// A member after a change.
+#[derive(Debug)]
+struct ChangedMember {
+    participant: v1::Participant,
+    /// False: only who talks has changed. That is no new version, or no decision would ever be made on the present one.
+    counts: bool,
+}
+
 /// How many members of one conference that have left are remembered.
 const MAX_LEFT: usize = 4096;
 
@@ -126,7 +134,7 @@ impl Conferences {
             changes.push(ConferenceChange::Conference(entry.settled(stamp)));
         }
         match entry.observe_member(seen, stamp, false) {
-            Some(participant) => changes.push(entry.member_settled(participant, stamp)),
+            Some(changed) => changes.push(entry.member_settled(changed, stamp)),
             None => self.stale += 1,
         }
         changes
@@ -188,8 +196,8 @@ impl Conferences {
             changes.push(ConferenceChange::Conference(conference));
         }
         if !is_new {
-            for participant in participants {
-                changes.push(entry.member_settled(participant, stamp));
+            for changed in participants {
+                changes.push(entry.member_settled(changed, stamp));
             }
         }
         changes
@@ -291,7 +299,7 @@ impl Entry {
     }
 
     /// Applies what is known about a member; `None`: nothing new. `authoritative`: from a list, so one who left may be back.
-    fn observe_member(&mut self, seen: &ParticipantObservation, stamp: &Stamp, authoritative: bool) -> Option<v1::Participant> {
+    fn observe_member(&mut self, seen: &ParticipantObservation, stamp: &Stamp, authoritative: bool) -> Option<ChangedMember> {
         let id = seen.participant.as_str();
         if seen.status == Some(ParticipantStatus::Disconnected) {
             return self.remove(id, seen.cause.map(convert::end_cause), stamp);
@@ -314,15 +322,19 @@ impl Entry {
             ..Default::default()
         });
         describe(&mut participant, seen, stamp);
+        let mut counts = true;
         match place.and_then(|place| self.conference.participants.get_mut(place)) {
             Some(known) if *known == participant => return None,
-            Some(known) => *known = participant.clone(),
+            Some(known) => {
+                counts = v1::Participant { talking: known.talking, ..participant.clone() } != *known;
+                *known = participant.clone();
+            }
             None => self.conference.participants.push(participant.clone()),
         }
-        Some(participant)
+        Some(ChangedMember { participant, counts })
     }
 
-    fn remove(&mut self, id: &str, cause: Option<v1::EndCause>, stamp: &Stamp) -> Option<v1::Participant> {
+    fn remove(&mut self, id: &str, cause: Option<v1::EndCause>, stamp: &Stamp) -> Option<ChangedMember> {
         let place = self.conference.participants.iter().position(|known| known.id == id)?;
         let mut participant = self.conference.participants.remove(place);
         if self.left.len() >= MAX_LEFT {
@@ -336,18 +348,19 @@ impl Entry {
         participant.talking = false;
         participant.floor_requested = false;
         participant.floor_request_time = None;
-        Some(participant)
+        Some(ChangedMember { participant, counts: true })
     }
 
     /// Counts the version up and returns the conference as it is written.
     fn settled(&mut self, stamp: &Stamp) -> v1::Conference {
         self.tick = stamp.tick;
-        self.count(stamp);
+        self.count(stamp, true);
         self.conference.clone()
     }
 
-    fn member_settled(&mut self, participant: v1::Participant, stamp: &Stamp) -> ConferenceChange {
-        self.count(stamp);
+    fn member_settled(&mut self, changed: ChangedMember, stamp: &Stamp) -> ConferenceChange {
+        let ChangedMember { participant, counts } = changed;
+        self.count(stamp, counts);
         ConferenceChange::Participant(v1::ParticipantChange {
             conference_id: self.conference.id.clone(),
             participant: Some(participant),
@@ -357,9 +370,9 @@ impl Entry {
         })
     }
 
-    fn count(&mut self, stamp: &Stamp) {
+    fn count(&mut self, stamp: &Stamp, counts_as_change: bool) {
         let conference = &mut self.conference;
-        conference.version += 1;
+        conference.version += u64::from(counts_as_change);
         conference.reconstructed |= stamp.origin.reconstructed;
         conference.polled = stamp.origin.polled;
         (conference.connected_count, conference.pending_count) = counts(&conference.participants);

@@ -59,13 +59,15 @@ pub struct CoreOptions {
     pub directory: Option<PathBuf>,
     /// Bytes of all segment files together.
     pub disk_bytes: u64,
+    /// Bytes of one segment file.
+    pub segment_bytes: u64,
     /// Ended calls and conferences kept for late observations and `Get`.
     pub keep_ended: usize,
 }
 
 impl Default for CoreOptions {
     fn default() -> Self {
-        Self { max_events: 100_000, max_bytes: 64 << 20, directory: None, disk_bytes: 256 << 20, keep_ended: 2000 }
+        Self { max_events: 100_000, max_bytes: 64 << 20, directory: None, disk_bytes: 256 << 20, segment_bytes: 32 << 20, keep_ended: 2000 }
     }
 }
 
@@ -74,13 +76,25 @@ impl Default for CoreOptions {
 #[expect(missing_docs, reason = "the names say it")]
 pub struct CoreCounters {
     pub events: u64,
+    /// Of calls, conferences, links.
+    pub events_by_kind: [u64; 3],
     pub stale_observations: u64,
     pub active_calls: u64,
     pub active_conferences: u64,
     pub journal_events: u64,
     pub journal_bytes: u64,
     pub disk_events_skipped: u64,
-    pub resyncs_sent: u64,
+    /// Because a cursor was too old, the epoch another one, a subscriber too slow.
+    pub resyncs_sent: [u64; 3],
+}
+
+/// What goes on in one domain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct DomainCounts {
+    pub calls: u64,
+    pub conferences: u64,
+    pub participants: u64,
 }
 
 /// One page of a list.
@@ -106,7 +120,7 @@ pub(crate) struct Inner {
 pub struct Core {
     pub(crate) inner: RwLock<Inner>,
     pub(crate) changed: watch::Sender<u64>,
-    pub(crate) resyncs_sent: std::sync::atomic::AtomicU64,
+    pub(crate) resyncs_sent: [std::sync::atomic::AtomicU64; 3],
 }
 
 impl std::fmt::Debug for Core {
@@ -121,7 +135,7 @@ impl Core {
         let mut ring = Ring::new(options.max_events, options.max_bytes);
         let mut view = View::default();
         let journal = match &options.directory {
-            Some(directory) => Some(Journal::open(directory, options.disk_bytes, &mut ring, &mut view)?),
+            Some(directory) => Some(Journal::open(directory, options.disk_bytes, options.segment_bytes, &mut ring, &mut view)?),
             None => None,
         };
         let (changed, _) = watch::channel(ring.newest());
@@ -132,7 +146,7 @@ impl Core {
         if inner.journal.is_some() {
             inner.checkpoint();
         }
-        Ok(Self { inner: RwLock::new(inner), changed, resyncs_sent: std::sync::atomic::AtomicU64::new(0) })
+        Ok(Self { inner: RwLock::new(inner), changed, resyncs_sent: Default::default() })
     }
 
     /// Applies an observation from a link.
@@ -271,18 +285,34 @@ impl Core {
         (inner.ring.epoch().to_owned(), inner.ring.oldest_resumable(), inner.ring.newest())
     }
 
+    /// What goes on, by domain.
+    pub fn counts_by_domain(&self) -> BTreeMap<String, DomainCounts> {
+        let inner = self.inner.read();
+        let mut counts: BTreeMap<String, DomainCounts> = BTreeMap::new();
+        for call in inner.calls.iter().filter(|call| call.state() != v1::CallState::Ended) {
+            counts.entry(call.domain.clone()).or_default().calls += 1;
+        }
+        for conference in inner.conferences.iter().filter(|it| it.state() != v1::ConferenceState::Ended) {
+            let domain = counts.entry(conference.domain.clone()).or_default();
+            domain.conferences += 1;
+            domain.participants += conference.participants.len() as u64;
+        }
+        counts
+    }
+
     /// Totals for metrics.
     pub fn counters(&self) -> CoreCounters {
         let inner = self.inner.read();
         CoreCounters {
-            events: inner.ring.appended(),
+            events: inner.ring.appended().iter().sum(),
+            events_by_kind: inner.ring.appended(),
             stale_observations: inner.calls.stale + inner.conferences.stale,
             active_calls: inner.calls.active as u64,
             active_conferences: inner.conferences.active as u64,
             journal_events: inner.ring.len() as u64,
             journal_bytes: inner.ring.bytes() as u64,
             disk_events_skipped: inner.journal.as_ref().map_or(0, Journal::skipped),
-            resyncs_sent: self.resyncs_sent.load(std::sync::atomic::Ordering::Relaxed),
+            resyncs_sent: self.resyncs_sent.each_ref().map(|count| count.load(std::sync::atomic::Ordering::Relaxed)),
         }
     }
 

@@ -15,6 +15,6 @@ pub use crate::{
     call::{CallSnapshot, FinishedCall},
     conference::ConferenceSnapshot,
     convert::{end_cause, leg_state, timestamp},
-    core::{Core, CoreCounters, CoreOptions, Origin, Page, Tick},
+    core::{Core, CoreCounters, CoreOptions, DomainCounts, Origin, Page, Tick},
     subscription::{Filter, Frame, Start, Subscription},
 };

@@ -61,6 +61,8 @@ pub struct Subscription {
 enum Next {
     Resync(v1::resync::Reason, u64),
     Snapshot,
+    /// With new events: a heartbeat first tells the cursor.
+    Now(u64),
     After(u64),
 }
 
@@ -111,7 +113,7 @@ impl Subscription {
         let next = {
             let inner = core.inner.read();
             match start {
-                Start::Now => Next::After(inner.ring.newest()),
+                Start::Now => Next::Now(inner.ring.newest()),
                 Start::Snapshot => Next::Snapshot,
                 Start::After(cursor) if cursor.epoch != inner.ring.epoch() => Next::Resync(v1::resync::Reason::EpochChanged, 0),
                 Start::After(cursor) if !inner.ring.can_resume(cursor.sequence) => {
@@ -145,8 +147,7 @@ impl Subscription {
             Next::After(sequence) => sequence,
             _ => inner.ring.newest(),
         };
-        let heartbeat = Message::Heartbeat(v1::Heartbeat { time: Some(convert::timestamp(Timestamp::now())) });
-        encode(&inner, sequence, heartbeat)
+        encode(&inner, sequence, heartbeat())
     }
 
     /// What can be sent without waiting.
@@ -155,13 +156,23 @@ impl Subscription {
         let inner = core.inner.read();
         match self.next.clone() {
             Next::Resync(reason, skipped) => {
-                core.resyncs_sent.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let [too_old, epoch, too_slow] = &core.resyncs_sent;
+                let counted = match reason {
+                    v1::resync::Reason::TooSlow => too_slow,
+                    v1::resync::Reason::EpochChanged => epoch,
+                    _ => too_old,
+                };
+                counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let resync = v1::Resync { reason: reason.into(), skipped };
                 let mut frames = vec![unplaced(Message::Resync(resync))];
                 frames.extend(self.snapshot(&inner));
                 frames
             }
             Next::Snapshot => self.snapshot(&inner),
+            Next::Now(sequence) => {
+                self.next = Next::After(sequence);
+                vec![encode(&inner, sequence, heartbeat())]
+            }
             Next::After(mut sequence) => {
                 let mut frames = Vec::new();
                 while frames.is_empty() {
@@ -253,6 +264,10 @@ impl Subscription {
         frames.push(encode(inner, newest, Message::Snapshot(whole)));
         frames
     }
+}
+
+fn heartbeat() -> Message {
+    Message::Heartbeat(v1::Heartbeat { time: Some(convert::timestamp(Timestamp::now())) })
 }
 
 /// A message after which a stream cannot resume: the snapshot that it belongs to is not complete.

@@ -679,7 +679,8 @@ fn a_journal_directory_serves_one_agent() {
 #[tokio::test]
 async fn the_files_stay_within_their_bound_and_still_restore_the_state() {
     let directory = tempfile::tempdir().unwrap();
-    let options = CoreOptions { directory: Some(directory.path().to_owned()), disk_bytes: 64 << 10, ..Default::default() };
+    let options =
+        CoreOptions { directory: Some(directory.path().to_owned()), disk_bytes: 64 << 10, segment_bytes: 8 << 10, ..Default::default() };
     let core = Arc::new(Core::open(options.clone()).unwrap());
     for round in 0..3000 {
         core.member("c", "a", |it| {

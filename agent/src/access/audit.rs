@@ -10,17 +10,19 @@ use std::{
 };
 
 use ecss_switch::Domain;
+use http::Extensions;
 use jiff::Timestamp;
 use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
+use tonic::metadata::MetadataMap;
 use tracing::Dispatch;
 use tracing_subscriber::layer::SubscriberExt;
 
-use super::Principal;
+use super::{Access, Denied, Peer, Principal, claimed, code_name};
 use crate::{
     config::{self, AuditTarget},
-    telemetry::metrics::Metrics,
+    telemetry::{journald::Told, logs::FIELD_PREFIX, metrics::Metrics},
 };
 
 /// Records that wait to be written.
@@ -115,14 +117,35 @@ impl Audit {
         Ok(Self { queue, written: metrics.audit_records.clone(), dropped: metrics.audit_dropped.clone() })
     }
 
-    /// Writes a record down, without waiting.
+    /// Writes down a command that was allowed, without waiting.
     pub fn record(&self, principal: &Principal, command: &Command<'_>) {
-        let record = Record {
+        let actor = principal.actor.as_ref();
+        self.put(command, |record| {
+            record.caller.clone_from(&principal.grant.name);
+            record.peer = principal.peer.to_string();
+            record.actor = actor.map(|actor| WrittenActor { subject: actor.subject.clone(), issuer: actor.issuer.clone() });
+            record.claimed_actor.clone_from(&principal.claimed_actor);
+        });
+    }
+
+    /// Writes down a command that [`Access`] has refused, without waiting. Outcome and reason of `command` are replaced.
+    pub fn record_denied(&self, access: &Access, metadata: &MetadataMap, extensions: &Extensions, denied: &Denied, command: &Command<'_>) {
+        let peer = Peer::of(extensions);
+        let command = Command { outcome: code_name(denied.code()), reason: Some(denied.reason()), ..command.clone() };
+        self.put(&command, |record| {
+            record.caller = peer.as_ref().and_then(|peer| access.caller(peer)).unwrap_or_else(|| "unknown".to_owned());
+            record.peer = peer.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+            record.claimed_actor = claimed(metadata);
+        });
+    }
+
+    fn put(&self, command: &Command<'_>, who: impl FnOnce(&mut Record)) {
+        let mut record = Record {
             time: Timestamp::now(),
-            caller: principal.grant.name.clone(),
-            peer: principal.peer.to_string(),
-            actor: principal.actor.as_ref().map(|actor| WrittenActor { subject: actor.subject.clone(), issuer: actor.issuer.clone() }),
-            claimed_actor: principal.claimed_actor.clone(),
+            caller: String::new(),
+            peer: String::new(),
+            actor: None,
+            claimed_actor: None,
             method: command.method.to_owned(),
             domain: command.domain.map(ToString::to_string),
             objects: command.objects.iter().map(|object| (object.field.to_owned(), object.shown().into())).collect(),
@@ -130,6 +153,7 @@ impl Audit {
             outcome: command.outcome.to_owned(),
             reason: command.reason.map(str::to_owned),
         };
+        who(&mut record);
         if self.queue.try_send(Message::Write(Box::new(record))).is_ok() {
             self.written.inc();
         } else {
@@ -191,9 +215,7 @@ impl Target {
 
     /// A journald connection of its own, so that the log's filter cannot silence the audit.
     fn journald() -> io::Result<Self> {
-        let layer = tracing_journald::layer()?
-            .with_syslog_identifier(IDENTIFIER.to_owned())
-            .with_field_prefix(Some(crate::telemetry::logs::FIELD_PREFIX.to_owned()));
+        let layer = Told::connect(IDENTIFIER, FIELD_PREFIX)?;
         let subscriber = tracing_subscriber::registry().with(tracing_subscriber::filter::LevelFilter::INFO).with(layer);
         Ok(Self::Journald(Dispatch::new(subscriber)))
     }
@@ -231,7 +253,7 @@ fn emit(record: &Record) {
         request_id = record.request_id,
         outcome = record.outcome,
         reason = record.reason.as_deref(),
-        "{} by {}: {}", record.method, record.caller, record.outcome
+        "command"
     );
 }
 

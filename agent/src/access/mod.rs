@@ -17,7 +17,7 @@ use tonic::metadata::MetadataMap;
 
 pub use self::{
     attempts::Attempts,
-    denied::{Denied, ERROR_DOMAIN},
+    denied::{Denied, ERROR_DOMAIN, code_name},
     grant::{DomainFilter, Grant, Grants},
     peer::{CertificateNames, Peer},
     tokens::{Actor, TokenError, Tokens},
@@ -75,7 +75,9 @@ impl Access {
 
     /// Replaces the rules; running requests keep what they were given.
     pub fn reload(&self, config: &Config) -> Result<(), (String, String)> {
-        self.rules.store(Arc::new(Rules::new(config)?));
+        let rules = Rules::new(config)?;
+        rules.tokens.inherit(&self.rules.load().tokens);
+        self.rules.store(Arc::new(rules));
         self.attempts.reload(&config.limits);
         Ok(())
     }
@@ -83,6 +85,11 @@ impl Access {
     /// Limits on `AuthenticateSubscriber`.
     pub fn attempts(&self) -> &Attempts {
         &self.attempts
+    }
+
+    /// The name of the grant that a peer has, whatever it may do.
+    pub fn caller(&self, peer: &Peer) -> Option<String> {
+        self.rules.load().grants.of(peer).map(|grant| grant.name.clone())
     }
 
     /// Decides on a tonic request.
@@ -149,6 +156,7 @@ fn bearer(metadata: &MetadataMap) -> Result<Option<&str>, Denied> {
     }
 }
 
+/// The person that the caller says it acts for.
 fn claimed(metadata: &MetadataMap) -> Option<String> {
     let text = metadata.get(CLAIMED_ACTOR)?.to_str().ok()?;
     Some(text.chars().filter(|c| !c.is_control()).take(CLAIM_LONGEST).collect())

@@ -146,6 +146,16 @@ impl Tokens {
         Ok(Self { issuers, leeway: oidc.leeway.0 })
     }
 
+    /// Takes over keys that were fetched from the same addresses, so that a reload while an issuer is down locks nobody out. Keys in
+    /// files are read anew.
+    pub(crate) fn inherit(&self, before: &Self) {
+        for trusted in self.issuers.iter().filter(|trusted| matches!(trusted.source, Source::Address { .. })) {
+            if let Some(old) = before.issuers.iter().find(|old| old.issuer == trusted.issuer) {
+                trusted.keys.store(old.keys.load_full());
+            }
+        }
+    }
+
     /// Verifies a token.
     pub async fn verify(&self, token: &str) -> Result<Actor, TokenError> {
         if token.len() > TOKEN_LONGEST {
@@ -156,8 +166,7 @@ impl Tokens {
         if header.crit.is_some() {
             return Err(TokenError::Malformed);
         }
-        let unverified: Map<String, Value> =
-            jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| TokenError::Malformed)?;
+        let unverified: Map<String, Value> = jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| TokenError::Malformed)?;
         let issuer = unverified.get("iss").and_then(Value::as_str).ok_or(TokenError::Claims)?;
         let trusted = self.issuers.iter().find(|trusted| trusted.issuer.issuer == issuer).ok_or(TokenError::Issuer)?;
         if !trusted.issuer.algorithms.iter().any(|accepted| algorithm(*accepted) == header.alg) {

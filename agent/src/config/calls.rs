@@ -13,7 +13,7 @@ pub struct Calls {
     /// What controls calls and tells of them. "csta" is documented; "call_api" needs command names in the dialect; "poll" reads the
     /// call history of the HTTP terminal and controls nothing.
     pub backend: CallBackend,
-    /// The aliases whose calls are watched; empty for all of the served domains.
+    /// The aliases whose calls are watched, in every served domain; empty for all.
     #[schemars(with = "Vec<String>")]
     pub monitored: Vec<Alias>,
 }

@@ -33,8 +33,6 @@ pub struct Grpc {
     pub max_message_bytes: Size,
     /// Most event subscriptions at a time, all clients together.
     pub max_subscribers: u32,
-    /// Most events that wait for one subscriber; one that falls further behind is given a fresh snapshot.
-    pub subscriber_queue: u32,
     /// How often an idle event stream carries a heartbeat.
     pub heartbeat: Span,
 }
@@ -53,8 +51,7 @@ impl Default for Grpc {
             max_concurrent_streams: 256,
             max_message_bytes: Size(1 << 20),
             max_subscribers: 256,
-            subscriber_queue: 4096,
-            heartbeat: Span::seconds(10),
+            heartbeat: Span::seconds(15),
         }
     }
 }
@@ -88,7 +85,6 @@ impl Grpc {
             ("max_connections", self.max_connections, 65_536),
             ("max_concurrent_streams", self.max_concurrent_streams, 65_536),
             ("max_subscribers", self.max_subscribers, 65_536),
-            ("subscriber_queue", self.subscriber_queue, 1 << 20),
         ];
         for (key, value, most) in counts {
             if value == 0 || value > most {

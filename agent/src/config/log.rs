@@ -69,7 +69,8 @@ impl Default for Audit {
 
 pub(super) fn check(log: &Log, audit: &Audit, problems: &mut Vec<Problem>) {
     if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&log.filter) {
-        let what = format!("is no filter ({error}); must be a level (error, warn, info, debug, trace) or target=level, with commas between");
+        let what =
+            format!("is no filter ({error}); must be a level (error, warn, info, debug, trace) or target=level, with commas between");
         problems.push(Problem::new("log.filter", what));
     }
     match (audit.target, &audit.file) {

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::tree::Node;
+pub(crate) use self::values::read_bounded;
 pub use self::{
     calls::{CallBackend, Calls, ConferenceBackend, Conferences, Poll},
     grants::{DomainName, Fingerprint, GrantEntry, ModeratorToken, Scope, ScopeEntry, Who},
@@ -31,8 +33,6 @@ pub use self::{
     tree::Origin,
     values::{Mode, Size, Span},
 };
-pub(crate) use self::values::read_bounded;
-use self::tree::Node;
 
 /// What begins the name of an environment variable that overrides a key.
 pub const ENVIRONMENT_PREFIX: &str = "ELPH_AGENT__";
@@ -167,7 +167,8 @@ impl Config {
             }
         }
         let issuers = self.oidc.issuers.iter().enumerate();
-        let issuer_files = issuers.filter_map(|(index, issuer)| Some((format!("oidc.issuers[{index}].ca_file"), issuer.ca_file.as_deref()?)));
+        let issuer_files =
+            issuers.filter_map(|(index, issuer)| Some((format!("oidc.issuers[{index}].ca_file"), issuer.ca_file.as_deref()?)));
         let authorities = self.switch.ca_files().into_iter().map(|(key, path)| (key.to_owned(), path)).chain(issuer_files);
         for (key, path) in authorities {
             if let Err(what) = crate::tls::authorities(path) {
@@ -208,6 +209,11 @@ impl Config {
 // === impl Loaded ===
 
 impl Loaded {
+    /// The same file with another configuration in force.
+    pub(crate) fn with(self, config: Config) -> Self {
+        Self { config, ..self }
+    }
+
     /// Every file that the configuration names but that cannot be used now.
     pub fn unreadable(&self) -> Vec<Problem> {
         let mut problems = self.config.unreadable();
@@ -261,7 +267,6 @@ fn locate(problems: &mut [Problem], tree: &Node) {
 
 /// Whether a changed key takes effect without a restart.
 pub fn applies_live(key: &str) -> bool {
-    const LIVE: [&str; 7] =
-        ["grants", "oidc", "limits", "log.filter", "grpc.certificate_file", "grpc.key_file", "grpc.client_ca_file"];
+    const LIVE: [&str; 7] = ["grants", "oidc", "limits", "log.filter", "grpc.certificate_file", "grpc.key_file", "grpc.client_ca_file"];
     LIVE.iter().any(|live| key == *live || key.strip_prefix(live).is_some_and(|rest| rest.starts_with('.')))
 }

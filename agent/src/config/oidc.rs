@@ -79,12 +79,7 @@ fn algorithms() -> Vec<SignatureAlgorithm> {
 
 impl Default for Oidc {
     fn default() -> Self {
-        Self {
-            issuers: Vec::new(),
-            leeway: Span::seconds(30),
-            keys_max_age: Span::seconds(3600),
-            keys_timeout: Span::seconds(5),
-        }
+        Self { issuers: Vec::new(), leeway: Span::seconds(30), keys_max_age: Span::seconds(3600), keys_timeout: Span::seconds(5) }
     }
 }
 

@@ -69,7 +69,7 @@ impl std::error::Error for Refused {}
 pub(crate) fn nearest(word: &str, candidates: &[&'static str]) -> Option<&'static str> {
     let scored = candidates.iter().map(|candidate| (distance(word, candidate), *candidate));
     let (distance, candidate) = scored.min()?;
-    (distance <= 1 + word.chars().count() / 4).then_some(candidate)
+    (distance <= 1 + word.chars().count() / 3).then_some(candidate)
 }
 
 /// Levenshtein's distance.

@@ -31,12 +31,7 @@ pub enum PasswordSource {
 
 impl PasswordSource {
     /// Exactly one of the three keys must be set.
-    pub(crate) fn choose(
-        key: &str,
-        inline: Option<&Secret>,
-        file: Option<&Path>,
-        credential: Option<&str>,
-    ) -> Result<Self, Problem> {
+    pub(crate) fn choose(key: &str, inline: Option<&Secret>, file: Option<&Path>, credential: Option<&str>) -> Result<Self, Problem> {
         match (inline, file, credential) {
             (Some(secret), None, None) => Ok(Self::Inline(secret.clone())),
             (None, Some(path), None) => Ok(Self::File(path.to_owned())),
@@ -45,10 +40,7 @@ impl PasswordSource {
                 format!("{key}.password_credential"),
                 "is no credential's name; must be the name given to systemd's LoadCredential=, without a slash",
             )),
-            (None, None, None) => Err(Problem::new(
-                key,
-                "has no password; set one of: password_file, password_credential, password",
-            )),
+            (None, None, None) => Err(Problem::new(key, "has no password; set one of: password_file, password_credential, password")),
             _ => Err(Problem::new(key, "has more than one password; set only one of: password_file, password_credential, password")),
         }
     }

@@ -92,13 +92,7 @@ impl Default for Shutdown {
     }
 }
 
-pub(super) fn check(
-    journal: &Journal,
-    requests: &Requests,
-    limits: &Limits,
-    shutdown: &Shutdown,
-    problems: &mut Vec<Problem>,
-) {
+pub(super) fn check(journal: &Journal, requests: &Requests, limits: &Limits, shutdown: &Shutdown, problems: &mut Vec<Problem>) {
     let mut say = |key: &str, what: &str| problems.push(Problem::new(key, what));
     if !journal.directory.is_absolute() {
         say("journal.directory", "is no absolute path; must begin with '/'");

@@ -234,10 +234,7 @@ impl Switch {
                 say(key.clone(), "has no CSTA password, but [switch.csta] is set; add csta = { password_file = \"…\" }");
             }
             if self.call_api.is_some() && domain.call_api.is_none() {
-                say(
-                    key,
-                    "has no Call API account, but [switch.call_api] is set; add call_api = { login = \"…\", password_file = \"…\" }",
-                );
+                say(key, "has no Call API account, but [switch.call_api] is set; add call_api = { login = \"…\", password_file = \"…\" }");
             }
         }
         let links = [
@@ -255,7 +252,10 @@ impl Switch {
             }
         }
         if self.terminal.is_none() {
-            say("switch.terminal".into(), "is missing; the HTTP terminal is always needed: [switch.terminal] with nodes, login and a password");
+            say(
+                "switch.terminal".into(),
+                "is missing; the HTTP terminal is always needed: [switch.terminal] with nodes, login and a password",
+            );
         }
         let second = Span::seconds(1);
         let times = [

@@ -67,10 +67,8 @@ impl Size {
     /// Reads a number with an optional unit.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
-        let (number, unit) = SIZE_UNITS
-            .iter()
-            .find_map(|(name, size)| text.strip_suffix(name).map(|number| (number, *size)))
-            .unwrap_or((text, 1));
+        let (number, unit) =
+            SIZE_UNITS.iter().find_map(|(name, size)| text.strip_suffix(name).map(|number| (number, *size))).unwrap_or((text, 1));
         number.trim().parse::<u64>().ok()?.checked_mul(unit).map(Self)
     }
 

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
+use super::journald::Told;
 use crate::config::{Log, LogFormat};
 
 /// What journald's fields of ours begin with.
@@ -12,7 +13,8 @@ pub const FIELD_PREFIX: &str = "ELPH";
 
 /// The log in use.
 pub struct LogHandle {
-    filter: reload::Handle<EnvFilter, Registry>,
+    /// None when somebody else has set up the process's log.
+    filter: Option<reload::Handle<EnvFilter, Registry>>,
     /// Whether it goes to journald.
     pub journald: bool,
 }
@@ -41,26 +43,27 @@ pub fn init(log: &Log) -> Result<LogHandle, LogError> {
         chosen => chosen,
     };
     let journald = match format {
-        LogFormat::Journald => {
-            let layer = tracing_journald::layer().map_err(LogError::Journald)?;
-            Some(layer.with_syslog_identifier("elph-agent".to_owned()).with_field_prefix(Some(FIELD_PREFIX.to_owned())))
-        }
+        LogFormat::Journald => Some(Told::connect("elph-agent", FIELD_PREFIX).map_err(LogError::Journald)?),
         _ => None,
     };
     let json = (format == LogFormat::Json).then(|| fmt::layer().json().flatten_event(true).with_writer(std::io::stderr));
-    let text = (format == LogFormat::Text)
-        .then(|| fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr));
+    let text = (format == LogFormat::Text).then(|| fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr));
     let to_journald = journald.is_some();
     let subscriber = Registry::default().with(filter).with(journald).with(json).with(text);
     subscriber.try_init().map_err(|_| LogError::Twice)?;
-    Ok(LogHandle { filter: handle, journald: to_journald })
+    Ok(LogHandle { filter: Some(handle), journald: to_journald })
 }
 
 impl LogHandle {
+    /// For agents inside a process whose log is not theirs: tests and the demo.
+    pub fn detached() -> Self {
+        Self { filter: None, journald: false }
+    }
+
     /// Changes what is logged.
     pub fn set_filter(&self, filter: &str) -> Result<(), LogError> {
         let filter = EnvFilter::builder().parse(filter).map_err(|_| LogError::Filter)?;
-        self.filter.reload(filter).map_err(|_| LogError::Filter)
+        self.filter.as_ref().map_or(Ok(()), |handle| handle.reload(filter)).map_err(|_| LogError::Filter)
     }
 }
 

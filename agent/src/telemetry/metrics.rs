@@ -124,7 +124,7 @@ metrics! {
     Commands = "elph_agent_commands", Counter;
     /// Attempts to read the configuration anew, by outcome.
     ConfigReloads = "elph_agent_config_reloads", Counter;
-    /// When the gRPC listener's certificate expires, since 1970.
+    /// When a certificate of ours expires, since 1970, by use.
     CertificateExpiry = "elph_agent_certificate_expiry", Gauge, Seconds;
     /// Resident memory of the process.
     ProcessResidentMemory = "process_resident_memory", Gauge, Bytes;
@@ -156,7 +156,7 @@ pub struct Metrics {
     pub model_resync_duration: Histogram,
     pub commands: Family<Labels, Counter>,
     pub config_reloads: Family<Label, Counter>,
-    pub certificate_expiry: Gauge,
+    pub certificate_expiry: Family<Label, Gauge>,
 }
 
 /// One label's set.
@@ -271,8 +271,7 @@ impl Collector for AtScrape {
                 ConstCounter::new(value).encode(family.encode_family(&[("link", link.label.clone())])?)?;
             }
         }
-        let process =
-            [(Metric::ProcessResidentMemory, resident_memory()), (Metric::ProcessOpenFds, open_fds())];
+        let process = [(Metric::ProcessResidentMemory, resident_memory()), (Metric::ProcessOpenFds, open_fds())];
         for (metric, value) in process {
             let unit = metric.unit();
             let family = encoder.encode_descriptor(metric.base(), &help(metric), unit.as_ref(), MetricType::Gauge)?;
@@ -318,6 +317,20 @@ mod tests {
     #[test]
     fn every_metric_of_the_list_is_exported_with_its_help_and_type_and_no_other() {
         let metrics = Metrics::new(Arc::new(Links::default()));
+        // A family shows itself with its first value.
+        let (one, two) = (label("a", "x"), [("a", "x".to_owned()), ("b", "y".to_owned())]);
+        for family in
+            [&metrics.access_denied, &metrics.events_published, &metrics.event_resyncs, &metrics.model_resyncs, &metrics.config_reloads]
+        {
+            family.get_or_create(&one).inc();
+        }
+        for family in [&metrics.calls, &metrics.conferences, &metrics.participants, &metrics.subscribers, &metrics.certificate_expiry] {
+            family.get_or_create(&one).inc();
+        }
+        for family in [&metrics.grpc_requests, &metrics.commands] {
+            family.get_or_create(&two).inc();
+        }
+        metrics.grpc_request_duration.get_or_create(&one).observe(0.1);
         let text = metrics.encode().unwrap();
         for metric in Metric::ALL {
             let unit = metric.unit().map(|unit| format!("_{}", unit.as_str())).unwrap_or_default();

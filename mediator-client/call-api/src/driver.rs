@@ -47,7 +47,7 @@ pub(crate) enum End {
 
 /// An open session.
 enum Link {
-    Socket(Socket),
+    Socket(Box<Socket>),
     Http(Cookie),
 }
 
@@ -181,7 +181,13 @@ impl Driver {
                     nodes.fail_back(now());
                 }
                 End::Lost(cause) | End::Closed(cause) => self.lost(&mut nodes, &endpoint, cause),
-                End::Relogin => self.lost(&mut nodes, &endpoint, "the switch expires every new session at once".to_owned()),
+                // the commands keep waiting, by the nodes' back-off
+                End::Relogin => {
+                    LinkCounters::add(&self.counters.sessions_lost);
+                    self.session.reopening();
+                    nodes.failed(&endpoint, now());
+                    self.report(LinkState::Down, Some(&endpoint), Some("the switch expires every new session at once".to_owned()));
+                }
             }
             self.settle();
         }
@@ -200,7 +206,9 @@ impl Driver {
         Box::pin(async move {
             let cookie = login(&config, &dialect, &*connect, &endpoint, tap.as_deref()).await?;
             match &dialect.call_api.websocket_path {
-                Some(path) => upgrade(&config, path, &*connect, &endpoint, &cookie, tap.as_deref()).await.map(Link::Socket),
+                Some(path) => {
+                    upgrade(&config, path, &*connect, &endpoint, &cookie, tap.as_deref()).await.map(|socket| Link::Socket(Box::new(socket)))
+                }
                 None => Ok(Link::Http(cookie)),
             }
         })
@@ -291,7 +299,10 @@ impl Driver {
 
 /// The probe of a preferred node, if one is under way.
 #[derive(Default)]
-pub(crate) struct Probe(Option<Pin<Box<dyn Future<Output = (Endpoint, bool)> + Send>>>);
+pub(crate) struct Probe(Option<Probing>);
+
+/// A probe under way: the node, and whether it could be reached.
+type Probing = Pin<Box<dyn Future<Output = (Endpoint, bool)> + Send>>;
 
 impl Probe {
     /// Starts one if it is time.

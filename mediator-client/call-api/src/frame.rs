@@ -49,7 +49,7 @@ pub enum Frame<'a> {
     Answer {
         /// Of the request.
         id: Cow<'a, str>,
-        /// Three characters.
+        /// Three digits.
         status: Cow<'a, str>,
         /// JSON; may be empty.
         body: Cow<'a, str>,
@@ -191,15 +191,13 @@ impl Framing {
             }
             event => {
                 let (status, body) = split_chars(header.rest, STATUS_CHARS).ok_or(bad(FrameError::Truncated))?;
-                if !is_status(status) {
+                let is_event = matches!(event, EventFrame::Status { status: event } if event == status);
+                if !is_event && !is_status(status) {
                     return Err(bad(FrameError::Name));
                 }
                 // an error's status says enough; what else it has may be a page of HTML
-                if !body.is_empty() && !is_json(body) && status.starts_with('2') {
-                    return Err(bad(FrameError::Body));
-                }
-                let is_event = matches!(event, EventFrame::Status { status: event } if event == status);
-                if is_event && !is_json(body) {
+                let may_be_other = !is_event && (body.is_empty() || !status.starts_with('2'));
+                if !may_be_other && !is_json(body) {
                     return Err(bad(if body.is_empty() { FrameError::Truncated } else { FrameError::Body }));
                 }
                 let body = Cow::Borrowed(body);
@@ -328,7 +326,7 @@ fn is_name(name: &str) -> bool {
 }
 
 fn is_status(status: &str) -> bool {
-    status.chars().count() == STATUS_CHARS && status.chars().all(|c| c.is_ascii_alphanumeric())
+    status.len() == STATUS_CHARS && status.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn is_id(id: &str) -> bool {

@@ -169,7 +169,11 @@ pub(crate) async fn login(
         // a cookie under a success says enough, whatever the body
         Answer::Failed(CommandError::BadAnswer { .. }) if (200..300).contains(&reply.status) && cookie.is_some() => {}
         Answer::SessionExpired => return Err(format!("login: the switch refused user or password (status {status})")),
-        Answer::Failed(error) => return Err(format!("login: {error}").replace(config.password.expose_secret(), "***")),
+        // the switch may quote what it refuses
+        Answer::Failed(error) => {
+            let (text, password) = (format!("login: {error}"), config.password.expose_secret());
+            return Err(if password.is_empty() { text } else { text.replace(password, "***") });
+        }
     }
     cookie.ok_or_else(|| match &api.session_cookie {
         Some(name) => format!("login: the switch set no cookie '{name}'; the dialect's call_api.session_cookie names it"),

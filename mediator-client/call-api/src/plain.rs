@@ -34,7 +34,8 @@ impl Driver {
         let mut unreachable: Option<String> = None;
         loop {
             self.settle();
-            match self.session.timers(now()) {
+            let verdict = self.session.timers(now());
+            match verdict {
                 // each exchange ends by its deadline, so this waits no longer than one command may take
                 Verdict::Relogin if under_way.is_empty() => return End::Relogin,
                 Verdict::Alive | Verdict::Relogin => {}
@@ -63,7 +64,9 @@ impl Driver {
             if quiet && nodes.fail_back_due(now()).is_some() {
                 return End::FailBack;
             }
-            let wakeup = [self.session.next_wakeup(false), nodes.probe_at()].into_iter().flatten().min();
+            // an expired session only waits for the exchanges under way
+            let timer = self.session.next_wakeup(false).filter(|_| verdict == Verdict::Alive);
+            let wakeup = [timer, nodes.probe_at()].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return End::Shutdown,

@@ -15,7 +15,7 @@ use ecss_switch::{
 };
 
 use crate::{
-    frame::{Frame, Framing},
+    frame::{BadFrame, Frame, FrameError, Framing},
     shape::{Answer, EventTable, Outcome, name_in_frame, read_answer, read_outcome, request_tree},
     tree::{Element, from_json, to_json},
 };
@@ -177,9 +177,7 @@ impl<W> Session<W> {
         let refusal = match self.phase {
             Phase::Down => Some(CommandError::not_sent("there is no session with the switch")),
             _ if !self.has_room() => Some(CommandError::not_sent("too many commands are waiting")),
-            _ if !self.dialect.operations.contains_key(&command.operation) => {
-                Some(CommandError::Unnamed { operation: command.operation })
-            }
+            _ if !self.dialect.operations.contains_key(&command.operation) => Some(CommandError::Unnamed { operation: command.operation }),
             _ => None,
         };
         if let Some(refusal) = refusal {
@@ -339,7 +337,7 @@ impl<W> Session<W> {
             Ok(decoded) => decoded,
             Err(bad) => {
                 self.complain(&mut received, "frame", bad.error.to_string());
-                received.gap = !self.is_bad_answer(bad.id, &bad.error.to_string());
+                received.gap = !self.is_bad_answer(&bad);
                 return received;
             }
         };
@@ -357,16 +355,18 @@ impl<W> Session<W> {
     }
 
     /// Whether a frame that cannot be read was an answer. If it answers a command of ours, that one ends here.
-    fn is_bad_answer(&mut self, id: Option<&str>, cause: &str) -> bool {
-        let Some(id) = id.and_then(|id| id.parse::<u16>().ok()) else { return false };
+    fn is_bad_answer(&mut self, bad: &BadFrame<'_>) -> bool {
+        let Some(id) = bad.id.and_then(|id| id.parse::<u16>().ok()) else { return false };
         match self.pending.remove(&id) {
             Some(Pending::Command(queued)) => {
-                self.settled.push_back((queued.command.waiter, Err(CommandError::BadAnswer { cause: cause.to_owned() })));
+                let result = Err(CommandError::BadAnswer { cause: bad.error.to_string() });
+                self.settled.push_back((queued.command.waiter, result));
                 true
             }
             Some(Pending::Keepalive { .. }) => true,
-            // where events have an id of their own, any other id is an answer's
-            None => self.event_id.is_some_and(|event| event != id),
+            // where events have an id of their own, any other id with a status after it is an answer's; without a status it may
+            // be an event in another form than the dialect says
+            None => bad.error != FrameError::Name && self.event_id.is_some_and(|event| event != id),
         }
     }
 

@@ -154,7 +154,7 @@ impl Socket {
 
 impl Driver {
     /// Runs the session until it ends.
-    pub(crate) async fn drive_socket(&mut self, mut socket: Socket, nodes: &mut Nodes) -> End {
+    pub(crate) async fn drive_socket(&mut self, mut socket: Box<Socket>, nodes: &mut Nodes) -> End {
         self.session.opened(now());
         let mut probe = Probe::default();
         let end = loop {
@@ -178,11 +178,10 @@ impl Driver {
             ];
             let wakeup = wakeup.into_iter().flatten().min();
             let tap = self.tap.clone();
-            let sent = |text: &str| {
+            let mut sent = |text: &str| {
                 LinkCounters::add(&self.counters.messages_sent);
                 record(tap.as_deref(), Way::Sent, text);
             };
-            let mut sent = sent;
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => break End::Shutdown,

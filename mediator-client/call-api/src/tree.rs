@@ -495,7 +495,8 @@ mod tests {
             let attributes = attributes.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
             Element { name, attributes, content }
         };
-        let leaf = (name(), attributes(), prop::collection::vec("\\PC{0,12}".prop_map(|text| Node::Text(text.into())), 0..2)).prop_map(build);
+        let leaf =
+            (name(), attributes(), prop::collection::vec("\\PC{0,12}".prop_map(|text| Node::Text(text.into())), 0..2)).prop_map(build);
         leaf.prop_recursive(4, 40, 4, move |inner| {
             (name(), attributes(), prop::collection::vec(inner.prop_map(Node::Element), 0..4)).prop_map(build)
         })

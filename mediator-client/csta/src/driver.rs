@@ -108,6 +108,8 @@ pub(crate) struct Driver {
     up: bool,
     active_since: Option<Instant>,
     failing_back: bool,
+    /// The session has been asked to end, because of shutdown or fail-back.
+    stopping: bool,
     gap: Option<String>,
     gap_at: Instant,
 }
@@ -155,6 +157,7 @@ impl Driver {
             up: false,
             active_since: None,
             failing_back: false,
+            stopping: false,
             gap: None,
             gap_at: now,
         }
@@ -233,7 +236,10 @@ impl Driver {
             }
             self.publish_progress();
             match self.turn(&mut wire).await {
-                Turn::Shutdown => self.session.stop(now()),
+                Turn::Shutdown => {
+                    self.stopping = true;
+                    self.session.stop(now());
+                }
                 Turn::Read(Ok(0)) => {
                     if !wire.inbox.is_empty() {
                         LinkCounters::add(&self.counters.messages_bad);
@@ -266,7 +272,6 @@ impl Driver {
     async fn turn(&mut self, wire: &mut Wire) -> Turn {
         let timer = [self.session.poll_at().map(Instant::from_std), self.gap.as_ref().map(|_| self.gap_at), self.probe_at()];
         let timer = timer.into_iter().flatten().min();
-        let stopping = self.failing_back || self.shutdown.is_cancelled();
         let Wire { reader, writer, inbox, dirty } = wire;
         if inbox.capacity() - inbox.len() < READ_OCTETS / 4 {
             inbox.reserve(READ_OCTETS);
@@ -275,7 +280,7 @@ impl Driver {
         let writing = !out.is_empty();
         let flushing = !writing && *dirty;
         tokio::select! {
-            () = self.shutdown.cancelled(), if !stopping => Turn::Shutdown,
+            () = self.shutdown.cancelled(), if !self.stopping => Turn::Shutdown,
             read = reader.read_buf(inbox) => Turn::Read(read),
             wrote = write(writer, out), if writing || flushing => Turn::Wrote(wrote),
             control = self.controls.recv(), if !self.controls_closed => Turn::Control(control),
@@ -360,8 +365,8 @@ impl Driver {
             }));
         }
         let quiet = self.session.outstanding() == 0;
-        if quiet && !self.failing_back && !self.shutdown.is_cancelled() && nodes.fail_back_due(now()).is_some() {
-            self.failing_back = true;
+        if quiet && !self.stopping && nodes.fail_back_due(now()).is_some() {
+            (self.failing_back, self.stopping) = (true, true);
             self.session.stop(now());
         }
     }
@@ -441,6 +446,7 @@ impl Driver {
         }
         self.replies();
         let failing_back = std::mem::take(&mut self.failing_back);
+        self.stopping = false;
         if self.shutdown.is_cancelled() {
             return End::Shutdown;
         }

@@ -352,3 +352,175 @@ fn leg_state(state: ConnectionState) -> LegState {
         ConnectionState::Failed => LegState::Failed,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Incoming;
+
+    fn observer() -> Observer {
+        Observer::new(&Dialect::built_in("sim").unwrap(), &Domain::parse("biysk.local").unwrap())
+    }
+
+    fn alias(text: &str) -> Alias {
+        Alias::parse(text).unwrap()
+    }
+
+    fn see(observer: &mut Observer, text: &str, monitored: Option<&str>) -> Result<Observation, Unusable> {
+        let Incoming::Event(event) = Incoming::read(text.as_bytes()).unwrap() else { panic!("{text}") };
+        observer.observe(&event, monitored.map(alias).as_ref()).map(|seen| seen.observation)
+    }
+
+    fn leg(observer: &mut Observer, text: &str) -> LegObservation {
+        match see(observer, text, None).unwrap() {
+            Observation::Leg(leg) => leg,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn connection(name: &str, call: &str, device: &str) -> String {
+        format!("<{name}><callID>{call}</callID><deviceID>{device}</deviceID></{name}>")
+    }
+
+    fn device(name: &str, number: &str) -> String {
+        format!("<{name}><deviceIdentifier>{number}</deviceIdentifier></{name}>")
+    }
+
+    #[test]
+    fn devices_are_read_out_of_all_their_forms() {
+        let mut dialect = Dialect::built_in("sim").unwrap();
+        dialect.csta.device = "dn-{alias}@{domain}".to_owned();
+        let form = DeviceForm::new(&dialect, &Domain::parse("biysk.local").unwrap());
+        for text in ["1001", "dn-1001@biysk.local", "N<1001>Ann Lee;displayNumber=1;noa=nk", "sip:1001@biysk.local", "tel:1001"] {
+            assert_eq!(form.read(text), Some(alias("1001")), "{text}");
+        }
+        assert_eq!(form.read("sip:1001@elsewhere"), Some(alias("1001@elsewhere")));
+        assert_eq!(form.read(""), None);
+        assert_eq!(form.write(&alias("1001")), "dn-1001@biysk.local");
+    }
+
+    #[test]
+    fn a_click_to_call_rings_its_caller_first_and_that_leg_is_the_originating_one() {
+        let parties = device("callingDevice", "1001") + &device("calledDevice", "1002");
+        let text = format!(
+            "<DeliveredEvent>{}{}{parties}</DeliveredEvent>",
+            connection("connection", "c", "1001"),
+            device("alertingDevice", "1001")
+        );
+        let seen = leg(&mut observer(), &text);
+        assert_eq!((seen.direction, seen.remote, seen.state), (Some(Direction::Originating), Some(alias("1002")), LegState::Alerting));
+    }
+
+    #[test]
+    fn a_leg_without_a_connection_device_is_that_of_the_device_that_acts_and_none_is_no_leg() {
+        let mut observer = observer();
+        let text = format!("<HeldEvent><heldConnection><callID>c</callID></heldConnection>{}</HeldEvent>", device("holdingDevice", "1001"));
+        assert_eq!(leg(&mut observer, &text).leg.as_str(), "1001");
+        assert_eq!(
+            see(&mut observer, "<HeldEvent><heldConnection><callID>c</callID></heldConnection></HeldEvent>", None),
+            Err(Unusable::Leg)
+        );
+        assert_eq!(see(&mut observer, "<HeldEvent/>", None), Err(Unusable::Call));
+    }
+
+    fn transfer(local: &str) -> String {
+        let item = |old: &str, device: &str| {
+            let (new, old) = (connection("newConnection", "b", device), connection("oldConnection", old, device));
+            format!("<connectionListItem>{new}{old}</connectionListItem>")
+        };
+        format!(
+            "<TransferedEvent>{}{}{}<transferredConnections>{}{}</transferredConnections><localConnectionInfo>{local}</localConnectionInfo></TransferedEvent>",
+            connection("primaryOldCall", "a", "1001"),
+            connection("secondaryOldCall", "b", "1001"),
+            device("transferringDevice", "1001"),
+            item("a", "1002"),
+            item("b", "1003"),
+        )
+    }
+
+    #[test]
+    fn a_transfer_merges_the_calls_and_says_the_same_through_every_monitor() {
+        let mut observer = observer();
+        // 1001 holds 1002 and consults 1003, which still rings.
+        leg(&mut observer, &format!("<HeldEvent>{}</HeldEvent>", connection("heldConnection", "a", "1001")));
+        leg(&mut observer, &format!("<DeliveredEvent>{}</DeliveredEvent>", connection("connection", "b", "1003")));
+        let first = see(&mut observer, &transfer("null"), Some("1001")).unwrap();
+        let second = see(&mut observer, &transfer("connected"), Some("1002")).unwrap();
+        let third = see(&mut observer, &transfer("alerting"), Some("1003")).unwrap();
+        assert_eq!((&first, &second), (&second, &third));
+        let Observation::Merged(merged) = first else { panic!() };
+        assert_eq!((merged.primary.as_str(), merged.secondary.unwrap().as_str(), merged.into.as_str()), ("a", "b", "b"));
+        assert_eq!((merged.cause, merged.leaving), (Cause::Transfer, Some(alias("1001"))));
+        let legs: Vec<_> = merged.legs.iter().map(|leg| (leg.call.as_str(), leg.leg.as_str(), leg.state)).collect();
+        assert_eq!(legs, [("b", "1002", LegState::Connected), ("b", "1003", LegState::Alerting)]);
+    }
+
+    #[test]
+    fn a_three_way_takes_the_held_leg_off_hold() {
+        let mut observer = observer();
+        leg(&mut observer, &format!("<HeldEvent>{}</HeldEvent>", connection("heldConnection", "a", "1001")));
+        let item = format!(
+            "<connectionListItem>{}{}</connectionListItem>",
+            connection("newConnection", "m", "1001"),
+            connection("oldConnection", "a", "1001")
+        );
+        let text = format!(
+            "<ConferencedEvent>{}{}{}<conferenceConnections>{item}</conferenceConnections></ConferencedEvent>",
+            connection("primaryOldCall", "a", "1001"),
+            connection("secondaryOldCall", "b", "1001"),
+            device("conferencingDevice", "1001"),
+        );
+        let Observation::Merged(merged) = see(&mut observer, &text, None).unwrap() else { panic!() };
+        assert_eq!((merged.cause, merged.leaving, merged.into.as_str()), (Cause::Conference, None, "m"));
+        assert_eq!(merged.legs[0].state, LegState::Connected);
+    }
+
+    #[test]
+    fn a_new_party_of_a_blind_transfer_tells_its_state_itself() {
+        let item = format!("<connectionListItem>{}</connectionListItem>", connection("newConnection", "a", "1003"));
+        let text = format!(
+            "<TransferredEvent>{}{}<transferredConnections>{item}</transferredConnections></TransferredEvent>",
+            connection("primaryOldCall", "a", "1001"),
+            device("transferringDevice", "1001"),
+        );
+        let Observation::Merged(merged) = see(&mut observer(), &text, None).unwrap() else { panic!() };
+        assert_eq!((merged.secondary, merged.into.as_str(), merged.legs.len()), (None, "a", 0));
+    }
+
+    #[test]
+    fn causes_are_told_by_the_standard_or_by_the_dialect() {
+        let observer = observer();
+        for (text, cause) in [
+            ("normalClearing", Cause::Normal),
+            ("busy", Cause::Busy),
+            ("trunksBusy", Cause::NoResources),
+            ("callNotAnswered", Cause::NoAnswer),
+            ("callCancelled", Cause::CallerGaveUp),
+            ("doNotDisturb", Cause::Rejected),
+            ("callPickup", Cause::AnsweredElsewhere),
+            ("destNotObtainable", Cause::Unobtainable),
+            ("callForwardNoReply", Cause::Redirected),
+            ("singleStepTransfer", Cause::Transfer),
+            ("networkCongestion", Cause::NoResources),
+            ("caller_gave_up", Cause::Other),
+            ("cancelled", Cause::CallerGaveUp),
+            ("whatever", Cause::Other),
+        ] {
+            assert_eq!(observer.cause(text), cause, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_calls_is_bounded_and_goes_with_them() {
+        let mut observer = observer();
+        for call in 0..MOST_CALLS + 10 {
+            leg(&mut observer, &format!("<HeldEvent>{}</HeldEvent>", connection("heldConnection", &call.to_string(), "1001")));
+        }
+        assert_eq!(observer.silent.len(), MOST_CALLS);
+        for call in 0..MOST_CALLS {
+            let dropped = connection("droppedConnection", &call.to_string(), "1001");
+            leg(&mut observer, &format!("<ConnectionClearedEvent>{dropped}</ConnectionClearedEvent>"));
+        }
+        assert!(observer.silent.is_empty());
+    }
+}

@@ -361,10 +361,10 @@ impl<T> Session<T> {
         own.into_iter().flatten().min()
     }
 
-    /// Renewal is also the sign of life: it is asked for when its time has come, and when nothing was heard for a third of the time
-    /// in which a dead link is to be noticed. Its answer has half of that time.
+    /// Renewal is also the sign of life: it is asked for when its time has come, and when nothing was heard for two fifths of the
+    /// time in which a dead link is to be noticed (longer than the usual keep-alive interval). Its answer has half of that time.
     fn probe_at(&self) -> Instant {
-        self.renew_at.min(self.heard_at + self.settings.half_open_after / 3)
+        self.renew_at.min(self.heard_at + self.settings.half_open_after * 2 / 5)
     }
 
     fn window(&self) -> usize {
@@ -496,7 +496,7 @@ impl<T> Session<T> {
             AnswerBody::Session { id, duration } => {
                 self.phase = Phase::Active;
                 self.id = id.unwrap_or_default().into();
-                self.duration = duration.unwrap_or(self.settings.duration).max(Duration::from_secs(1));
+                self.duration = sane(duration.unwrap_or(self.settings.duration));
                 self.renewing = false;
                 self.renew_at = now + self.duration / 2;
                 self.expires_at = now + self.duration;
@@ -513,7 +513,7 @@ impl<T> Session<T> {
         self.renewing = false;
         match body {
             AnswerBody::Session { duration, .. } => {
-                self.duration = duration.unwrap_or(self.duration).max(Duration::from_secs(1));
+                self.duration = sane(duration.unwrap_or(self.duration));
                 self.renew_at = sent + self.duration / 2;
                 self.expires_at = sent + self.duration;
             }
@@ -598,4 +598,9 @@ impl<T> Session<T> {
         (self.renewing, self.ready) = (false, false);
         self.id = SecretString::default();
     }
+}
+
+/// A session's duration as the switch states it: one that cannot be kept up with, or reckoned with, is brought into bounds.
+fn sane(duration: Duration) -> Duration {
+    duration.clamp(Duration::from_secs(1), Duration::from_secs(24 * 3600))
 }

@@ -1,5 +1,7 @@
 //! The codec against the documented sample, the variants that other switches were seen to write, and arbitrary input.
 
+#![expect(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
 use std::{borrow::Cow, time::Duration};
 
 use ecss_csta::message::{
@@ -143,7 +145,9 @@ fn transfers_are_read_in_both_spellings_and_written_in_one() {
 #[test]
 fn answers_are_read_in_their_forms() {
     assert_eq!(
-        answer("<x:MakeCallResponse xmlns:x='ed5'><x:callingDevice><x:callID>1</x:callID><x:deviceID>1001</x:deviceID></x:callingDevice></x:MakeCallResponse>"),
+        answer(
+            "<x:MakeCallResponse xmlns:x='ed5'><x:callingDevice><x:callID>1</x:callID><x:deviceID>1001</x:deviceID></x:callingDevice></x:MakeCallResponse>"
+        ),
         Answer { service: Some(Service::MakeCall), body: AnswerBody::Call(connection("1", "1001")) }
     );
     assert_eq!(answer("<HoldCallResponse/>"), Answer { service: Some(Service::HoldCall), body: AnswerBody::Done });
@@ -233,8 +237,8 @@ fn states() -> impl Strategy<Value = Option<ConnectionState>> {
 }
 
 fn items() -> impl Strategy<Value = Vec<ConnectionItem<'static>>> {
-    let item = (connections(), prop::option::of(connections()), devices())
-        .prop_map(|(new, old, endpoint)| ConnectionItem { new, old, endpoint });
+    let item =
+        (connections(), prop::option::of(connections()), devices()).prop_map(|(new, old, endpoint)| ConnectionItem { new, old, endpoint });
     prop::collection::vec(item, 0..5)
 }
 
@@ -267,9 +271,9 @@ fn events() -> impl Strategy<Value = Event<'static>> {
 fn answers() -> impl Strategy<Value = Answer> {
     let some = |service, body| Answer { service: Some(service), body };
     let leg = |device: bool| {
-        (connections(), prop::option::of(text()), prop::option::of(text()), states()).prop_map(move |(connection, named, endpoint, state)| {
-            SnapshotLeg { connection, device: named.filter(|_| !device), endpoint, state }
-        })
+        (connections(), prop::option::of(text()), prop::option::of(text()), states()).prop_map(
+            move |(connection, named, endpoint, state)| SnapshotLeg { connection, device: named.filter(|_| !device), endpoint, state },
+        )
     };
     let seconds = prop::option::of((1_u64..100_000).prop_map(Duration::from_secs));
     prop_oneof![
@@ -278,13 +282,16 @@ fn answers() -> impl Strategy<Value = Answer> {
         seconds.prop_map(move |duration| some(Service::ResetApplicationSessionTimer, AnswerBody::Session { id: None, duration })),
         text().prop_map(move |reason| some(Service::StartApplicationSession, AnswerBody::SessionRefused { reason })),
         text().prop_map(move |cross_ref| some(Service::MonitorStart, AnswerBody::Monitor { cross_ref })),
-        (connections(), prop::sample::select(vec![
-            Service::MakeCall,
-            Service::ConsultationCall,
-            Service::ConferenceCall,
-            Service::TransferCall,
-            Service::SingleStepTransferCall
-        ]))
+        (
+            connections(),
+            prop::sample::select(vec![
+                Service::MakeCall,
+                Service::ConsultationCall,
+                Service::ConferenceCall,
+                Service::TransferCall,
+                Service::SingleStepTransferCall
+            ])
+        )
             .prop_filter("a call without ids is no call", |(connection, _)| *connection != Connection::default())
             .prop_map(move |(connection, service)| some(service, AnswerBody::Call(connection))),
         (prop::option::of(text()), prop::collection::vec(leg(false), 0..4))

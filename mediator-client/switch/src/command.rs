@@ -264,6 +264,49 @@ pub enum Operation {
     ConferenceEnd,
 }
 
+impl Operation {
+    /// Every operation.
+    pub const ALL: [Self; 37] = [
+        Self::CallMake,
+        Self::CallAnswer,
+        Self::CallReject,
+        Self::CallReleaseLeg,
+        Self::CallRelease,
+        Self::CallHold,
+        Self::CallRetrieve,
+        Self::CallTransferBlind,
+        Self::CallConsult,
+        Self::CallTransferComplete,
+        Self::CallTransferCancel,
+        Self::CallJoin,
+        Self::CallDeflect,
+        Self::CallDtmf,
+        Self::CallList,
+        Self::ConferenceCreate,
+        Self::ConferenceInvite,
+        Self::ConferenceCancelInvitation,
+        Self::ConferenceRemove,
+        Self::ConferenceMute,
+        Self::ConferenceUnmute,
+        Self::ConferenceAskToUnmute,
+        Self::ConferenceMuteAll,
+        Self::ConferenceGrantFloor,
+        Self::ConferenceDenyFloor,
+        Self::ConferenceSetRole,
+        Self::ConferenceLock,
+        Self::ConferenceUnlock,
+        Self::ConferenceHold,
+        Self::ConferenceRetrieve,
+        Self::ConferenceMove,
+        Self::ConferenceStartRecording,
+        Self::ConferencePauseRecording,
+        Self::ConferenceResumeRecording,
+        Self::ConferenceStopRecording,
+        Self::ConferenceExtend,
+        Self::ConferenceEnd,
+    ];
+}
+
 impl CallCommand {
     /// The dialect's key for this command.
     pub fn operation(&self) -> Operation {

@@ -539,8 +539,9 @@ impl Dialect {
             _ => {}
         }
         for command in self.operations.values() {
-            if command.name.chars().count() > 32 {
-                return Err(DialectError::Shape(format!("the command name '{}' is longer than 32 characters", command.name)));
+            let framed = self.call_api.name_prefix.replace("{service}", &command.service) + &command.name;
+            if command.service != "terminal" && framed.chars().count() > 32 {
+                return Err(DialectError::Shape(format!("the command name '{framed}' is longer than the 32 characters of its field")));
             }
         }
         Ok(())

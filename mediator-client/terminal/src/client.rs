@@ -70,6 +70,7 @@ pub struct Terminal {
     counters: Arc<LinkCounters>,
     dialect: Arc<Dialect>,
     patience: Duration,
+    once: Arc<OncePerMinute>,
 }
 
 struct Submission {
@@ -90,11 +91,19 @@ impl Terminal {
     ) -> (Self, JoinHandle<()>) {
         let counters: Arc<LinkCounters> = Arc::default();
         let (queue, submissions) = mpsc::channel(QUEUE);
+        let once: Arc<OncePerMinute> = Arc::default();
         let node = config.nodes.first().map(Endpoint::to_string).unwrap_or_default();
         let (status_writer, status) = watch::channel(LinkStatus::new(node));
         let (settings_writer, settings) = watch::channel(Settings::default());
-        let handle =
-            Self { queue, status, settings, counters: counters.clone(), dialect: dialect.clone(), patience: config.command_timeout };
+        let handle = Self {
+            queue,
+            status,
+            settings,
+            counters: counters.clone(),
+            dialect: dialect.clone(),
+            patience: config.command_timeout,
+            once: once.clone(),
+        };
         let policy = NodesPolicy { fail_back_after: config.fail_back_after, ..NodesPolicy::default() };
         let nodes = Nodes::new(config.nodes.clone(), policy);
         let session = Session::new(session_config(&config, &dialect), dialect, counters.clone(), rand::rng().random());
@@ -114,7 +123,7 @@ impl Terminal {
             under_way: HashMap::new(),
             probes: JoinSet::new(),
             up: false,
-            once: OncePerMinute::default(),
+            once,
         };
         let task = tokio::spawn(async move {
             match nodes {
@@ -135,8 +144,12 @@ impl Terminal {
         self.counters.clone()
     }
 
-    pub(crate) fn counters_ref(&self) -> &LinkCounters {
-        &self.counters
+    /// A record of an answer lacks what makes it one.
+    pub(crate) fn count_unreadable(&self) {
+        LinkCounters::add(&self.counters.messages_bad);
+        if self.once.may_log("record") {
+            tracing::warn!(link = "terminal", "a record in an answer of the switch cannot be understood");
+        }
     }
 
     /// What the switch said about itself at the last login.
@@ -210,7 +223,7 @@ struct Driver {
     under_way: HashMap<Id, (u64, Arc<AtomicBool>)>,
     probes: JoinSet<(Endpoint, bool)>,
     up: bool,
-    once: OncePerMinute,
+    once: Arc<OncePerMinute>,
 }
 
 impl Driver {

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     session::{Answer, Content, Failure, Purpose, Request},
-    xml::{self, Limits},
+    xml::{self, Element, Limits},
 };
 
 /// The header that pairs answers with requests.
@@ -110,7 +110,7 @@ impl Http {
             head = head.header(name, value);
         }
         if let Some(tap) = &self.tap {
-            let shown = request.document.as_ref().map_or_else(|| request.body.clone(), |document| document.redacted().to_document());
+            let shown = request.document.as_ref().map_or_else(|| request.body.clone(), |document| shown(document, request));
             let head = format!("{} {} HTTP/1.1\nP-Request-Id: {}", request.method, request.path, request.id);
             tap.message(LinkKind::Terminal, Way::Sent, &head, &shown);
         }
@@ -143,7 +143,7 @@ impl Http {
         };
         if let Some(tap) = &self.tap {
             let shown = match &content {
-                Content::Document(document) => document.redacted().to_document(),
+                Content::Document(document) => shown(document, request),
                 // What cannot be read cannot be redacted: only where no secret can be in it, it is kept.
                 Content::Unreadable(_) if matches!(request.purpose, Purpose::Keepalive | Purpose::Logout) => {
                     String::from_utf8_lossy(body.get(..TAPPED).unwrap_or(&body)).into_owned()
@@ -158,10 +158,20 @@ impl Http {
     }
 }
 
+/// A document as a recording may hold it.
+fn shown(document: &Element, request: &Request) -> String {
+    let cookies = request.cookie.iter().flat_map(|cookie| cookie.expose_secret().split("; ")).filter_map(|pair| pair.split_once('='));
+    // A cookie's value is hidden too, unless it is so short that it would be found everywhere.
+    let cookies = cookies.map(|(_, value)| value).filter(|value| value.len() >= 8);
+    let secrets: Vec<&str> = request.secrets.iter().map(ExposeSecret::expose_secret).chain(cookies).collect();
+    document.redacted_of(&secrets).to_document()
+}
+
 fn client(connector: &Connector, closed: &CancellationToken, max_idle: usize) -> Client<Connector, Tracked> {
     Client::builder(UntilClosed(closed.clone()))
         .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(Duration::from_secs(60))
+        // Short, so that a change rarely meets a connection that the switch is just closing: its outcome would be unknown.
+        .pool_idle_timeout(Duration::from_secs(10))
         .pool_max_idle_per_host(max_idle)
         // Whether a request goes again is the session's decision.
         .retry_canceled_requests(false)

@@ -1,7 +1,10 @@
 //! What an answer of the terminal means. Statuses are not uniform, so the body decides (ecss10-interfaces §1); what is not
 //! documented about expired sessions comes from the dialect.
 
-use ecss_switch::{Dialect, error::CommandError};
+use ecss_switch::{
+    Dialect,
+    error::{CommandError, RefusalReason},
+};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
@@ -39,33 +42,33 @@ pub(crate) fn expired(dialect: &Dialect, answer: &Answer) -> bool {
 }
 
 /// What the answer to a command means.
-pub(crate) fn command(dialect: &Dialect, command: &Command, answer: &Answer) -> Verdict {
-    if expired(dialect, answer) {
+pub(crate) fn command(dialect: &Dialect, command: &Command, answer: Answer) -> Verdict {
+    if expired(dialect, &answer) {
         return Verdict::Expired;
     }
     match answer.status {
         206 => return Verdict::Progress,
         300 => {
-            let question = out(answer).and_then(all_text).unwrap_or_else(|| "no text".to_owned());
+            let question = out(&answer).and_then(all_text).unwrap_or_else(|| "no text".to_owned());
             return Verdict::Question(scrub(&question, &command.secrets));
         }
         _ => {}
     }
     let bad = |cause: String| Verdict::Done(Err(CommandError::BadAnswer { cause }));
-    let refused = |text: String| {
+    let refused = |reason: RefusalReason, text: String| {
         let text = scrub(&text, &command.secrets);
-        Verdict::Done(Err(CommandError::Refused { reason: dialect.refusal(&text), text }))
+        Verdict::Done(Err(CommandError::Refused { reason, text }))
     };
-    let document = match &answer.content {
-        Content::Document(document) if document.local_name() == "out" => document.clone(),
+    let document = match answer.content {
+        Content::Document(document) if document.local_name() == "out" => document,
         Content::Document(document) => return bad(format!("the root is '{}' instead of 'out'", shorten(document.local_name()))),
         Content::Unreadable(cause) => return bad(format!("status {}: {cause}", answer.status)),
         Content::Empty => Element::new("out"),
     };
     let error = error_text(&document);
     match (command.errors, error) {
-        (Errors::Refuse, Some(text)) if text.is_empty() => return refused(format!("status {}", answer.status)),
-        (Errors::Refuse, Some(text)) => return refused(text),
+        (Errors::Refuse, Some(text)) if text.is_empty() => return refused(RefusalReason::Other, format!("status {}", answer.status)),
+        (Errors::Refuse, Some(text)) => return refused(reason(dialect, &document, &text), text),
         (Errors::Keep, Some(_)) => return Verdict::Done(Ok(Reply { status: answer.status, document })),
         (_, None) => {}
     }
@@ -75,7 +78,7 @@ pub(crate) fn command(dialect: &Dialect, command: &Command, answer: &Answer) -> 
     }
     let says_otherwise = command.success_status.is_some_and(|status| status != answer.status) && document.children.is_empty();
     if answer.status >= 400 || says_otherwise {
-        return refused(format!("status {}", answer.status));
+        return refused(RefusalReason::Other, format!("status {}", answer.status));
     }
     Verdict::Done(Ok(Reply { status: answer.status, document }))
 }
@@ -85,6 +88,12 @@ fn out(answer: &Answer) -> Option<&Element> {
         Content::Document(document) if document.local_name() == "out" => Some(document),
         _ => None,
     }
+}
+
+/// What a refusal means: by its `cause` where that says enough, otherwise by all its words.
+pub(crate) fn reason(dialect: &Dialect, document: &Element, text: &str) -> RefusalReason {
+    let causes = document.all("error").filter_map(|error| error.get_some("cause")).map(|cause| dialect.refusal(cause));
+    causes.into_iter().find(|reason| *reason != RefusalReason::Other).unwrap_or_else(|| dialect.refusal(text))
 }
 
 /// The words of the `<error>` elements below the root or below its children; `None` when there is no such element.
@@ -123,8 +132,6 @@ pub(crate) fn scrub(text: &str, secrets: &[SecretString]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ecss_switch::error::RefusalReason;
-
     use super::*;
     use crate::xml::parse;
 
@@ -138,7 +145,7 @@ mod tests {
 
     fn verdict(dialect: &str, status: u16, body: &str) -> Verdict {
         let change = Command { success_status: Some(201), ..Command::change("role_add_group", Element::new("request")) };
-        command(&Dialect::built_in(dialect).unwrap(), &change, &answer(status, body))
+        command(&Dialect::built_in(dialect).unwrap(), &change, answer(status, body))
     }
 
     #[test]
@@ -149,6 +156,7 @@ mod tests {
         };
         refused(verdict("sim", 200, r#"<out><error cause="domain_limit"/></out>"#), RefusalReason::LimitReached);
         refused(verdict("sim", 201, r#"<out><response><error>busy</error></response></out>"#), RefusalReason::Busy);
+        refused(verdict("sim", 404, "<out><error cause='busy' description='conference_locked'/></out>"), RefusalReason::Busy);
         refused(verdict("sim", 404, ""), RefusalReason::Other);
         refused(verdict("sim", 200, "<out/>"), RefusalReason::Other); // 200 is this command's error
         assert!(matches!(verdict("sim", 201, "<out/>"), Verdict::Done(Ok(_))));
@@ -174,7 +182,7 @@ mod tests {
         let mut change = Command::change("cocon_add_user", Element::new("user"));
         change.secrets = vec![SecretString::from("geheim".to_owned())];
         let body = format!("<out><error text='password geheim is weak {}'/></out>", "x".repeat(1000));
-        let Verdict::Done(Err(error)) = command(&Dialect::built_in("sim").unwrap(), &change, &answer(404, &body)) else { panic!() };
+        let Verdict::Done(Err(error)) = command(&Dialect::built_in("sim").unwrap(), &change, answer(404, &body)) else { panic!() };
         let text = error.to_string();
         assert!(text.contains("password *** is weak") && text.len() < 400, "{text}");
     }

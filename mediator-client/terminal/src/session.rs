@@ -134,6 +134,8 @@ pub struct Request {
     pub cookie: Option<SecretString>,
     /// One further header.
     pub header: Option<(String, String)>,
+    /// Texts that no recording may hold, should the switch quote them.
+    pub secrets: Vec<SecretString>,
     /// The body where it is a document.
     pub document: Option<Element>,
     /// The body where it is none.
@@ -438,6 +440,7 @@ impl Session {
         let mut request = self.request(Purpose::Login, "POST", "/system/login", now + self.config.command_timeout);
         let login = Element::new("login").with("user", &*self.config.login).with("password", self.config.password.expose_secret());
         request.document = Some(Element::new("in").child(login));
+        request.secrets = vec![self.config.password.clone()];
         request
     }
 
@@ -466,8 +469,10 @@ impl Session {
         let pending = self.commands.get_mut(&ticket)?;
         let Phase::Running { id, .. } = std::mem::replace(&mut pending.phase, Phase::Sent) else { return None };
         let (name, deadline) = (pending.command.name.clone(), pending.deadline);
+        let secrets = pending.command.secrets.clone();
         let path = progress.path.replace("{name}", &name).replace("{request_id}", &id);
         let mut request = self.request(Purpose::Progress(ticket), &progress.method, &path, deadline);
+        request.secrets = secrets;
         // Where the path does not name the command's request, the header must.
         if !progress.path.contains("{request_id}") {
             request.id.clone_from(&id);
@@ -488,12 +493,14 @@ impl Session {
         let pending = self.commands.get_mut(&ticket)?;
         pending.phase = Phase::Sent;
         let (name, deadline) = (pending.command.name.clone(), pending.deadline);
+        let secrets = pending.command.secrets.clone();
         let document = Element::request(&name).child(pending.command.request.clone());
         let header = self.dialect.terminal.confirmation.as_ref().filter(|_| pending.confirmed);
         let header = header.map(|header| (header.name.clone(), header.value.clone()));
         let mut request = self.request(Purpose::Command(ticket), "POST", &format!("/commands/{name}"), deadline);
         request.document = Some(document);
         request.header = header;
+        request.secrets = secrets;
         Some(request)
     }
 
@@ -511,6 +518,7 @@ impl Session {
             path: path.to_owned(),
             cookie: Some(cookies).filter(|cookies| !cookies.is_empty() && purpose != Purpose::Login).map(SecretString::from),
             header: None,
+            secrets: Vec::new(),
             document: None,
             body: String::new(),
             deadline,
@@ -545,7 +553,7 @@ impl Session {
                 let cause = "the answer carries another request's id".to_owned();
                 self.done(ticket, Err(CommandError::BadAnswer { cause }));
             }
-            Purpose::Command(ticket) | Purpose::Progress(ticket) => self.command_answered(&flight, ticket, &answer, now),
+            Purpose::Command(ticket) | Purpose::Progress(ticket) => self.command_answered(&flight, ticket, answer, now),
         }
     }
 
@@ -621,10 +629,10 @@ impl Session {
         self.keepalive_at = Some(now);
     }
 
-    fn command_answered(&mut self, flight: &Flight, ticket: Ticket, answer: &Answer, now: Instant) {
+    fn command_answered(&mut self, flight: &Flight, ticket: Ticket, answer: Answer, now: Instant) {
         let current = flight.generation == self.generation && self.state == State::Up;
         if current {
-            self.take_cookies(answer);
+            self.take_cookies(&answer);
         }
         let Some(pending) = self.commands.get_mut(&ticket) else {
             LinkCounters::add(&self.counters.answers_unexpected);

@@ -305,21 +305,30 @@ impl Element {
 
     /// The same tree with every secret replaced by `***`: fit for logs and recordings.
     pub fn redacted(&self) -> Element {
+        self.redacted_of(&[])
+    }
+
+    /// The same, and these texts too wherever they are quoted.
+    pub fn redacted_of(&self, secrets: &[&str]) -> Element {
         let mut copy = self.clone();
-        copy.redact();
+        copy.redact(secrets);
         copy
     }
 
-    fn redact(&mut self) {
-        for (name, value) in &mut self.attributes {
+    fn redact(&mut self, secrets: &[&str]) {
+        let hide = |name: &str, value: &mut String| {
             if is_secret(name) && !value.is_empty() {
                 *value = "***".to_owned();
             }
-        }
-        if is_secret(&self.name) && !self.text.is_empty() {
-            self.text = "***".to_owned();
-        }
-        self.children.iter_mut().for_each(Element::redact);
+            for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+                if value.contains(secret) {
+                    *value = value.replace(secret, "***");
+                }
+            }
+        };
+        self.attributes.iter_mut().for_each(|(name, value)| hide(name, value));
+        hide(&self.name, &mut self.text);
+        self.children.iter_mut().for_each(|child| child.redact(secrets));
     }
 }
 

@@ -1,6 +1,6 @@
 //! The driver against a small mediator on loopback: sessions, faults, secrets.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failed helper is a failed test")]
 
-#[expect(dead_code, reason = "each test file uses a part of it")]
 mod common;
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 use common::{Fault, Mediator, PASSWORD, config, sink, until};
 use ecss_switch::{
     Alias, CommandError, Dialect, Domain, Operation, RefusalReason,
-    connect::TcpConnect,
+    connect::{TcpConnect, client_tls},
     event::LinkEvent,
     link::{LinkKind, LinkState, Tap, Way},
 };
@@ -42,6 +42,10 @@ struct Setup {
 
 impl Setup {
     async fn new(mediator: Mediator, change: impl FnOnce(&mut TerminalConfig)) -> Self {
+        Self::speaking("sim", mediator, change).await
+    }
+
+    async fn speaking(dialect: &str, mediator: Mediator, change: impl FnOnce(&mut TerminalConfig)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut config = config(&[&listener.local_addr().unwrap().to_string()]);
         change(&mut config);
@@ -55,7 +59,7 @@ impl Setup {
         let (sink, events) = sink();
         let recorder = Arc::new(Recorder::default());
         let shutdown = CancellationToken::new();
-        let dialect = Arc::new(Dialect::built_in("sim").unwrap());
+        let dialect = Arc::new(Dialect::built_in(dialect).unwrap());
         let connect = Arc::new(TcpConnect::plain(Duration::from_secs(5)));
         let (terminal, task) = Terminal::start(config, dialect, connect, sink, Some(recorder.clone()), shutdown.clone());
         Self { terminal, mediator, events, recorder, shutdown, task, server }
@@ -112,7 +116,7 @@ async fn it_logs_in_runs_typed_commands_and_logs_out() {
 
 #[tokio::test]
 async fn eight_changes_in_flight_when_the_session_expires_are_each_made_once() {
-    let mediator = Mediator { takes: Duration::from_millis(5), ..Mediator::default() };
+    let mediator = Mediator::slow(Duration::from_millis(5));
     let setup = Setup::new(mediator, |_| {}).await;
     until(&mut setup.terminal.status(), LinkState::Up, "").await;
     for round in 1..=5 {
@@ -245,7 +249,7 @@ async fn a_refused_login_is_reported_without_the_password() {
     setup.mediator.refuse_logins(false);
     until(&mut status, LinkState::Up, "").await;
     setup.change().await.unwrap();
-    assert!(!format!("{:?}", common::config(&["a:1"])).contains("Geheim"));
+    assert!(!format!("{:?}", config(&["a:1"])).contains("Geheim"));
     setup.end().await;
 }
 
@@ -255,4 +259,63 @@ async fn an_operation_without_a_terminal_command_is_unnamed() {
     let error = setup.terminal.operation(Operation::ConferenceEnd, &BTreeMap::new()).await.unwrap_err();
     assert_eq!(error, CommandError::Unnamed { operation: Operation::ConferenceEnd });
     setup.end().await;
+}
+
+#[tokio::test]
+async fn the_documented_dialect_keeps_the_session_alive_with_a_read_only_command_and_every_cookie() {
+    let setup = Setup::speaking("documented", Mediator::default(), |config| config.half_open_after = Duration::from_millis(300)).await;
+    let alive = async {
+        while setup.mediator.executed("check_connection") < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), alive).await.unwrap();
+    setup.mediator.expire_sessions();
+    setup.change().await.unwrap();
+    assert_eq!(setup.terminal.counters().relogins.load(Ordering::Relaxed), 1);
+    // It names no logout: the session is left to the switch's own time-out.
+    setup.mediator.expire_sessions();
+    setup.server.abort();
+    setup.shutdown.cancel();
+    setup.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn it_speaks_tls_to_a_switch_with_an_own_authority_and_to_no_other() {
+    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = rustls::pki_types::PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let tls = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let tls = tls.with_no_client_auth().with_single_cert(vec![cert.der().clone()], key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let node = listener.local_addr().unwrap().to_string();
+    let mediator = Mediator::default();
+    let served = mediator.clone();
+    let server = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, mediator) = (acceptor.clone(), served.clone());
+            connections.spawn(async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    mediator.serve(stream).await;
+                }
+            });
+        }
+    });
+    let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap().cert;
+    for (authority, trusted) in [(cert.pem(), true), (other.pem(), false)] {
+        let connect = TcpConnect::tls(client_tls(Some(authority.as_bytes())).unwrap(), Duration::from_secs(5));
+        let (sink, _events) = sink();
+        let shutdown = CancellationToken::new();
+        let dialect = Arc::new(Dialect::built_in("sim").unwrap());
+        let (terminal, task) = Terminal::start(config(&[&node]), dialect, Arc::new(connect), sink, None, shutdown.clone());
+        let rooms = terminal.rooms(&domain()).await;
+        assert_eq!(rooms.is_ok(), trusted, "{rooms:?}");
+        assert!(trusted || matches!(rooms, Err(CommandError::NotSent { .. })));
+        shutdown.cancel();
+        task.await.unwrap();
+    }
+    assert_eq!((mediator.logins(), mediator.sessions()), (1, 0));
+    server.abort();
 }

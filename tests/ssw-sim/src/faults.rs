@@ -240,15 +240,17 @@ impl Faults {
 
     /// Refuses the next `count` commands of a name inside a success answer.
     pub fn refuse_in_200(&self, name: &str, count: u32) {
-        self.change(|state| {
-            state.refuse.insert(name.to_owned(), count);
+        self.change(|state| match count {
+            0 => drop(state.refuse.remove(name)),
+            _ => drop(state.refuse.insert(name.to_owned(), count)),
         });
     }
 
     /// Cuts around the next `count` commands of a name.
     pub fn swallow_answer(&self, name: &str, point: CutPoint, count: u32) {
-        self.change(|state| {
-            state.swallow.insert(name.to_owned(), (point, count));
+        self.change(|state| match count {
+            0 => drop(state.swallow.remove(name)),
+            _ => drop(state.swallow.insert(name.to_owned(), (point, count))),
         });
     }
 

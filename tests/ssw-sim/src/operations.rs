@@ -49,6 +49,9 @@ pub fn execute_operation(
     if operation.starts_with("call_") { call(switch, domain, operation, &request) } else { conference(switch, domain, operation, &request) }
 }
 
+/// A call and a leg in it.
+type LegRef<'a> = (&'a str, &'a str);
+
 struct Request<'a> {
     dialect: &'a SimDialect,
     shape: &'a OperationShape,
@@ -65,11 +68,11 @@ impl<'a> Request<'a> {
         self.get(field).ok_or_else(|| Refusal::new(RefusalCause::BadState, format!("the request lacks its {field}")))
     }
 
-    fn leg(&self) -> Result<(&'a str, &'a str), Refusal> {
+    fn leg(&self) -> Result<LegRef<'a>, Refusal> {
         Ok((self.need("call")?, self.need("leg")?))
     }
 
-    fn pair(&self) -> Result<((&'a str, &'a str), (&'a str, &'a str)), Refusal> {
+    fn pair(&self) -> Result<(LegRef<'a>, LegRef<'a>), Refusal> {
         Ok((self.leg()?, (self.need("other_call")?, self.need("other_leg")?)))
     }
 
@@ -228,9 +231,9 @@ fn member(switch: &Switch, domain: &str, id: &str, operation: &str, request: &Re
         "conference_set_role" => done(switch.set_role(domain, id, member, request.role()?)),
         "conference_hold" => done(switch.hold_member(domain, id, member)),
         "conference_retrieve" => done(switch.retrieve_member(domain, id, member)),
-        "conference_move" => switch
-            .move_member(domain, id, member, request.need("other_conference")?)
-            .map(|moved| request.one("participant", moved)),
+        "conference_move" => {
+            switch.move_member(domain, id, member, request.need("other_conference")?).map(|moved| request.one("participant", moved))
+        }
         other => Err(Refusal::new(RefusalCause::NotSupported, format!("there is no operation {other}"))),
     }
 }

@@ -42,7 +42,7 @@ pub(crate) enum ConfCommand {
         #[command(flatten)]
         target: Target,
         /// Whether those who are muted may unmute themselves
-        #[arg(long, value_name = "YES|NO")]
+        #[arg(long, value_name = "YES|NO", display_order = 0)]
         may_unmute: YesNo,
     },
     /// Who asks for the floor; grants or denies it

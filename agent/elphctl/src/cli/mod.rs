@@ -15,8 +15,8 @@ pub(crate) const EXIT_CODES: &[(u8, &str)] = &[
     (0, "done"),
     (1, "refused: the agent or the switch did not do it and says why"),
     (2, "usage: the command line, the settings or a field of the request is wrong"),
-    (3, "unavailable: the agent or the switch cannot be reached or is too busy; nothing was done"),
-    (4, "outcome unknown: it may or may not have been done; look, then repeat with the same --request-id"),
+    (3, "unavailable: agent or switch out of reach or too busy; nothing was done"),
+    (4, "outcome unknown: perhaps done; look, or repeat with the same --request-id"),
     (5, "not allowed: who you are, a scope, a domain, a right or a password"),
     (6, "not found: no such domain, alias, call, leg, conference or participant"),
     (7, "changed meanwhile: someone else was faster; look again and decide anew"),
@@ -66,6 +66,10 @@ pub(crate) fn after_long_help() -> String {
 }
 
 /// Operates an elph-agent: calls, conferences, events and directory of an ECSS-10.
+///
+/// Ids of calls and conferences may be shortened while they are unique, and a participant may be named by number. Commands that change
+/// something answer with the state after it; each has a request id, and repeated with the same one it is not done twice. Tables are for
+/// people; --json gives programs the API's own answers.
 #[derive(Debug, Parser)]
 #[command(
     name = "elphctl",
@@ -97,7 +101,7 @@ pub(crate) struct Connection {
     /// Name in the agent's certificate, if it is not the host of --server
     #[arg(long, global = true, value_name = "NAME", hide_short_help = true)]
     pub(crate) server_name: Option<String>,
-    /// Certificates of the authority that signed the agent's certificate (PEM)
+    /// Authority that signed the agent's certificate (PEM)
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub(crate) ca: Option<PathBuf>,
     /// Your certificate and its chain (PEM)
@@ -106,7 +110,7 @@ pub(crate) struct Connection {
     /// Your private key (PEM)
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub(crate) key: Option<PathBuf>,
-    /// File with a moderator's access token, for conference commands
+    /// File with a moderator's access token, for moderators' commands
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub(crate) token_file: Option<PathBuf>,
     /// Name of the person on whose behalf you act, for the audit log
@@ -158,7 +162,7 @@ pub(crate) enum Command {
     /// Watches changes
     #[command(subcommand)]
     Events(events::EventsCommand),
-    /// Reads domains, subscribers and rooms; checks passwords
+    /// Reads domains, subscribers, rooms; checks passwords
     #[command(subcommand, visible_alias = "dir")]
     Directory(directory::DirectoryCommand),
     /// Shows the links to the switch
@@ -181,7 +185,7 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
-    /// Prints the man page, or writes one page per command into a directory
+    /// Prints the man page, or writes all pages into a directory
     Man {
         /// The directory
         directory: Option<PathBuf>,

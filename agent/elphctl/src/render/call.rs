@@ -109,7 +109,8 @@ pub(crate) fn facts_of(call: &Call, look: &Look) -> Vec<String> {
 
 /// The legs of a call.
 pub(crate) fn legs(legs: &[Leg], look: &Look) -> Grid {
-    let mut grid = Grid::new(&[("LEG", 0), ("DEVICE", 0), ("STATE", 0), ("END", 3), ("STARTED", 1), ("ANSWERED", 2), ("ENDED", 4), ("CAUSE", 1)]);
+    let mut grid =
+        Grid::new(&[("LEG", 0), ("DEVICE", 0), ("STATE", 0), ("END", 3), ("STARTED", 1), ("ANSWERED", 2), ("ENDED", 4), ("CAUSE", 1)]);
     for leg in legs {
         let end = match leg.direction() {
             LegDirection::Originating => "caller",

@@ -82,6 +82,11 @@ pub(crate) fn list(conferences: &[Conference], look: &Look) -> Grid {
 /// One conference, without its participants.
 pub(crate) fn facts_of(conference: &Conference, look: &Look) -> Vec<String> {
     let yes = |flag: bool, text: &str| if flag { text.to_owned() } else { String::new() };
+    let muted = match (conference.may_unmute_themselves, conference.participants.iter().any(|participant| participant.muted)) {
+        (true, _) => "may unmute themselves",
+        (false, true) => "may not unmute themselves",
+        (false, false) => "",
+    };
     let most = if conference.max_participants == 0 { String::new() } else { format!(" of at most {}", conference.max_participants) };
     facts(&[
         ("Conference", conference.id.clone()),
@@ -92,7 +97,7 @@ pub(crate) fn facts_of(conference: &Conference, look: &Look) -> Vec<String> {
         ("People", format!("{} connected, {} pending{most}", conference.connected_count, conference.pending_count)),
         ("Locked", yes(conference.locked, "yes")),
         ("Recording", recording(conference.recording())),
-        ("Muted people", if conference.may_unmute_themselves { "may unmute themselves" } else { "may not unmute themselves" }.to_owned()),
+        ("Muted people", muted.to_owned()),
         ("Started", full_time(conference.start_time, look)),
         ("Planned end", full_time(conference.planned_end_time, look)),
         ("Ended", full_time(conference.end_time, look)),
@@ -122,13 +127,22 @@ fn microphone(participant: &Participant) -> Cell {
 
 /// The participants.
 pub(crate) fn roster(participants: &[Participant], look: &Look) -> Grid {
-    let mut grid =
-        Grid::new(&[("PARTICIPANT", 0), ("NUMBER", 0), ("NAME", 2), ("ROLE", 3), ("STATUS", 0), ("MIC", 0), ("ASKS FOR FLOOR", 1), ("JOINED", 4), ("CAUSE", 3)]);
+    let mut grid = Grid::new(&[
+        ("PARTICIPANT", 0),
+        ("NUMBER", 0),
+        ("NAME", 2),
+        ("ROLE", 3),
+        ("STATUS", 0),
+        ("MIC", 0),
+        ("FLOOR", 1),
+        ("JOINED", 4),
+        ("CAUSE", 3),
+    ]);
     for participant in participants {
         let asks = match (participant.floor_requested, participant.floor_request_time) {
             (false, _) => String::new(),
-            (true, None) => "yes".into(),
-            (true, time) => format!("for {}", since(time, look)),
+            (true, None) => "asks".into(),
+            (true, time) => format!("asks, {}", since(time, look)),
         };
         let shown = role(participant.role());
         grid.row(vec![
@@ -182,7 +196,8 @@ pub(crate) fn participant_line(participant: &Participant) -> String {
     if participant.role() == ParticipantRole::Presenter {
         flags.push("presenter".to_owned());
     }
-    for (flag, text) in [(participant.muted, "muted"), (participant.talking, "talks"), (participant.floor_requested, "asks for the floor")] {
+    for (flag, text) in [(participant.muted, "muted"), (participant.talking, "talks"), (participant.floor_requested, "asks for the floor")]
+    {
         if flag {
             flags.push(text.to_owned());
         }

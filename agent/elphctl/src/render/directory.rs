@@ -38,6 +38,10 @@ pub(crate) fn subscribers(subscribers: &[Subscriber]) -> Grid {
     grid
 }
 
+fn yes_no(flag: Option<bool>) -> String {
+    flag.map(|flag| if flag { "yes" } else { "no" }).unwrap_or_default().to_owned()
+}
+
 /// One subscriber, without the registrations.
 pub(crate) fn subscriber(answer: &GetSubscriberResponse) -> Vec<String> {
     let subscriber = answer.subscriber.clone().unwrap_or_default();
@@ -48,8 +52,8 @@ pub(crate) fn subscriber(answer: &GetSubscriberResponse) -> Vec<String> {
         ("Interface", subscriber.interface),
         ("Type", subscriber.interface_type),
         ("Regime", regime.name),
-        ("Private in", regime.private_in),
-        ("Private out", regime.private_out),
+        ("Private in", yes_no(regime.private_in)),
+        ("Private out", yes_no(regime.private_out)),
         ("Calls", answer.call_ids.join(" ")),
     ])
 }

@@ -74,4 +74,3 @@ pub(crate) fn resync(resync: &Resync, look: &Look) -> String {
 
 /// Marks the lines of a snapshot.
 pub(crate) const SNAPSHOT: &str = "snapshot";
-

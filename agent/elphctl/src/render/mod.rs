@@ -177,21 +177,21 @@ fn timestamp(time: Option<prost_types::Timestamp>) -> Option<Timestamp> {
 /// A time in lists: of the day if it is today, else with the date.
 pub(crate) fn short_time(time: Option<prost_types::Timestamp>, look: &Look) -> String {
     let Some(time) = timestamp(time) else { return String::new() };
-    let (time, now) = (time.to_zoned(look.zone.clone()), look.now.to_zoned(look.zone.clone()));
+    let (time, now) = (time.to_zoned_datetime(look.zone.clone()), look.now.to_zoned_datetime(look.zone.clone()));
     if time.date() == now.date() { time.strftime("%H:%M:%S").to_string() } else { time.strftime("%Y-%m-%d %H:%M").to_string() }
 }
 
 /// A time with everything.
 pub(crate) fn full_time(time: Option<prost_types::Timestamp>, look: &Look) -> String {
     let Some(time) = timestamp(time) else { return String::new() };
-    let time = time.to_zoned(look.zone.clone());
+    let time = time.to_zoned_datetime(look.zone.clone());
     time.strftime("%Y-%m-%d %H:%M:%S %:z").to_string()
 }
 
 /// A time in streams: to the millisecond, with the date if it is not today.
 pub(crate) fn stream_time(time: Option<prost_types::Timestamp>, look: &Look) -> String {
     let Some(time) = timestamp(time) else { return "-".into() };
-    let (shown, now) = (time.to_zoned(look.zone.clone()), Timestamp::now().to_zoned(look.zone.clone()));
+    let (shown, now) = (time.to_zoned_datetime(look.zone.clone()), Timestamp::now().to_zoned_datetime(look.zone.clone()));
     let format = if shown.date() == now.date() { "%H:%M:%S%.3f" } else { "%Y-%m-%d %H:%M:%S%.3f" };
     shown.strftime(format).to_string()
 }

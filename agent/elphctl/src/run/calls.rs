@@ -63,7 +63,8 @@ impl Session<'_> {
                 order!(self, change, reject_call(RejectCallRequest { leg: leg }), "RejectCallResponse")
             }
             CallsCommand::ReleaseLeg(one) => {
-                let open = [LegState::Initiated, LegState::Alerting, LegState::Queued, LegState::Connected, LegState::Held, LegState::Failed];
+                let open =
+                    [LegState::Initiated, LegState::Alerting, LegState::Queued, LegState::Connected, LegState::Held, LegState::Failed];
                 let (change, leg) = self.one_leg(&one, &open).await?;
                 order!(self, change, release_leg(ReleaseLegRequest { leg: leg }), "ReleaseLegResponse")
             }
@@ -138,14 +139,13 @@ impl Session<'_> {
             answer.calls.extend(page.calls);
             answer.next_page_token = page.next_page_token;
         }
+        if more {
+            note(&format!("{} calls shown, there are more: --limit 0 shows all", answer.calls.len()));
+        }
         if self.out.json {
             return self.out.message("ListCallsResponse", &answer);
         }
         self.out.grid(&render::call::list(&answer.calls, &self.out.look), "no calls")?;
-        if more {
-            self.out.flush()?;
-            note(&format!("{} calls shown, there are more: --limit 0 shows all", answer.calls.len()));
-        }
         Ok(())
     }
 
@@ -184,7 +184,11 @@ impl Session<'_> {
     }
 
     async fn chosen_leg(
-        &self, call: &str, choice: &Choice, fitting: &[LegState], mut change: Change,
+        &self,
+        call: &str,
+        choice: &Choice,
+        fitting: &[LegState],
+        mut change: Change,
     ) -> Result<(Change, Option<LegSelector>), Failure> {
         let call_id = self.changed_call(call, &mut change).await?;
         let leg = self.leg(&call_id, choice, fitting, &mut change).await?;
@@ -238,10 +242,9 @@ impl Session<'_> {
 
     async fn dtmf(&mut self, dtmf: Dtmf) -> Result<(), Failure> {
         let digits = if dtmf.digits == "-" { read_digits()? } else { dtmf.digits.clone() };
-        let mut change = self.change(&dtmf.repeat);
+        let (mut change, leg) = self.chosen_leg(&dtmf.call.call, &dtmf.choice, TALKING, self.change(&dtmf.repeat)).await?;
         // Digits may be a PIN: the advice does not repeat them.
         change.resolved(&dtmf.digits, "-");
-        let (change, leg) = self.chosen_leg(&dtmf.call.call, &dtmf.choice, TALKING, change).await?;
         order!(self, change, send_dtmf(SendDtmfRequest { leg: leg, digits: digits }), "SendDtmfResponse")
     }
 }

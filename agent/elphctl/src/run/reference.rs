@@ -55,6 +55,8 @@ pub(crate) fn completions(shell: Shell, out: &mut Output) -> Result<(), Failure>
 pub(crate) fn man(directory: Option<&Path>, out: &mut Output) -> Result<(), Failure> {
     // The sections that follow the help are sections of their own here.
     let command = Cli::command().after_help("").after_long_help("");
+    // A page has no short form: options that the short help leaves out would have no text.
+    let command = command.mut_args(|argument| argument.hide_short_help(false));
     let page = main_page(command.clone())?;
     let Some(directory) = directory else { return out.raw(&page) };
     let failed = |error: std::io::Error| Failure::Local(format!("cannot write man pages into {}: {error}", directory.display()));

@@ -2,8 +2,8 @@
 //! leg that must be meant.
 
 use elph_proto::v1::{
-    Call, Conference, GetCallRequest, GetConferenceRequest, Leg, LegSelector, LegState, ListCallsRequest, ListConferencesRequest,
-    ListDomainsRequest, CallState,
+    Call, CallState, Conference, GetCallRequest, GetConferenceRequest, Leg, LegSelector, LegState, ListCallsRequest,
+    ListConferencesRequest, ListDomainsRequest,
 };
 
 use super::Session;
@@ -33,7 +33,7 @@ fn only<'a>(kind: &str, given: &str, ids: impl Iterator<Item = &'a str>) -> Resu
         several => {
             let shown: Vec<&str> = several.iter().take(5).copied().collect();
             let more = if several.len() > shown.len() { " ..." } else { "" };
-            Err(Failure::Usage(format!("{given} begins {} ids of {kind}s: {}{more}", several.len(), shown.join(" "))))
+            Err(Failure::Usage(format!("{} {kind}s have an id beginning with {given}: {}{more}", several.len(), shown.join(" "))))
         }
     }
 }
@@ -128,7 +128,13 @@ impl Session<'_> {
     }
 
     /// The leg that is meant: named, or the only one in a fitting state.
-    pub(crate) async fn leg(&self, call_id: &str, choice: &Choice, fitting: &[LegState], change: &mut Change) -> Result<LegSelector, Failure> {
+    pub(crate) async fn leg(
+        &self,
+        call_id: &str,
+        choice: &Choice,
+        fitting: &[LegState],
+        change: &mut Change,
+    ) -> Result<LegSelector, Failure> {
         let call_id = call_id.to_owned();
         if choice.leg.is_some() || choice.device.is_some() {
             let (leg_id, device) = (choice.leg.clone().unwrap_or_default(), choice.device.clone().unwrap_or_default());
@@ -148,7 +154,8 @@ pub(crate) fn only_leg<'a>(call: &'a Call, fitting: &[LegState]) -> Result<&'a L
     match found.as_slice() {
         [leg] => Ok(leg),
         [] => {
-            let all: Vec<String> = call.legs.iter().map(|leg| format!("{} is {}", leg.device, render::call::leg_state(leg.state()))).collect();
+            let all: Vec<String> =
+                call.legs.iter().map(|leg| format!("{} is {}", leg.device, render::call::leg_state(leg.state()))).collect();
             let all = if all.is_empty() { "it has none".to_owned() } else { all.join(", ") };
             Err(Failure::Usage(format!("no leg of the call is {}: {all}", words.join(" or "))))
         }

@@ -38,9 +38,6 @@ const QUEUE: usize = 16_384;
 /// A record longer than this is damage.
 const MAX_RECORD: u32 = 512 << 20;
 
-/// Segments that share the bound of all bytes.
-const SEGMENTS: u64 = 8;
-
 /// Why the journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -80,7 +77,7 @@ pub struct Journal {
 
 impl Journal {
     /// Reads what is there into `ring` and `view`, and begins to write. Call [`Journal::checkpoint`] next.
-    pub fn open(directory: &Path, disk_bytes: u64, ring: &mut Ring, view: &mut View) -> Result<Self, JournalError> {
+    pub fn open(directory: &Path, disk_bytes: u64, segment_bytes: u64, ring: &mut Ring, view: &mut View) -> Result<Self, JournalError> {
         let failed = |source| JournalError::Io { directory: directory.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(directory.join("lock")).map_err(failed)?;
@@ -95,7 +92,7 @@ impl Journal {
         let writer =
             Writer { directory: directory.to_owned(), epoch: ring.epoch().to_owned(), disk_bytes, file: None, skipped: skipped.clone() };
         std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(&records)).map_err(failed)?;
-        Ok(Self { queue, segment_bytes: disk_bytes / SEGMENTS, written: 0, started: false, broken: false, skipped, _lock: lock })
+        Ok(Self { queue, segment_bytes, written: 0, started: false, broken: false, skipped, _lock: lock })
     }
 
     /// Hands an event to the writer; true: a checkpoint is due.

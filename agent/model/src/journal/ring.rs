@@ -47,7 +47,7 @@ pub struct Ring {
     newest: u64,
     /// Positions that were skipped at a start: `(last before, first after)`, both of which can be resumed after.
     holes: Vec<(u64, u64)>,
-    appended: u64,
+    appended: [u64; 3],
     domains: Vec<Arc<str>>,
 }
 
@@ -72,7 +72,7 @@ impl Ring {
             base: start,
             newest: start,
             holes: Vec::new(),
-            appended: 0,
+            appended: [0; 3],
             domains: Vec::new(),
         }
     }
@@ -110,10 +110,15 @@ impl Ring {
     /// Adds an event.
     pub fn append(&mut self, event: &v1::Event) -> Entry {
         self.newest += 1;
-        self.appended += 1;
         let cursor = v1::Cursor { epoch: self.epoch.clone(), sequence: self.newest };
         let response = v1::SubscribeResponse { cursor: Some(cursor), message: Some(Message::Event(event.clone())) };
         let entry = self.entry(self.newest, event, response.encode_to_vec().into());
+        let [calls, conferences, links] = &mut self.appended;
+        *match entry.kind {
+            Kind::Call => calls,
+            Kind::Conference => conferences,
+            Kind::Link => links,
+        } += 1;
         self.push(entry.clone());
         entry
     }
@@ -182,8 +187,8 @@ impl Ring {
         self.newest
     }
 
-    /// Events appended since the start.
-    pub fn appended(&self) -> u64 {
+    /// Events appended since the start: of calls, conferences, links.
+    pub fn appended(&self) -> [u64; 3] {
         self.appended
     }
 

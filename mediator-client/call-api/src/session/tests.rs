@@ -1,6 +1,10 @@
 use std::sync::atomic::Ordering::Relaxed;
 
-use ecss_switch::{RefusalReason, command::CallOutcome};
+use ecss_switch::{
+    RefusalReason,
+    command::CallOutcome,
+    dialect::{LengthUnit, Pad},
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -109,7 +113,9 @@ fn what_was_handed_over_is_unknown_after_a_loss_and_what_was_not_is_not_sent() {
     assert_eq!(bench.transmit(), None, "the window is full");
     bench.session.lost("cut");
     let settled: BTreeMap<_, _> = bench.settled().into_iter().collect();
-    assert!(matches!(settled[&1], Err(CommandError::OutcomeUnknown { .. })) && matches!(settled[&2], Err(CommandError::OutcomeUnknown { .. })));
+    assert!(
+        matches!(settled[&1], Err(CommandError::OutcomeUnknown { .. })) && matches!(settled[&2], Err(CommandError::OutcomeUnknown { .. }))
+    );
     assert!(matches!(settled[&3], Err(CommandError::NotSent { .. })));
     bench.submit(4);
     assert!(matches!(bench.settled()[..], [(4, Err(CommandError::NotSent { .. }))]));
@@ -223,6 +229,39 @@ fn bad_input_is_counted_and_only_what_may_have_been_an_event_is_a_gap() {
     assert!(!unknown.gap && unknown.complaint.is_some());
     assert_eq!(bench.counters.messages_bad.load(Relaxed), 7);
     assert_eq!(bench.session.phase(), Phase::Up);
+}
+
+#[test]
+fn events_are_read_in_every_form_a_dialect_may_give_them_and_one_in_another_form_is_a_gap() {
+    let json = r#"[{"_name":"call_ended_event","_content":[{"_name":"call","_attributes":{"call_id":"звонок"}}]}]"#;
+    let forms = [
+        EventFrame::RequestId { request_id: "0000".into() },
+        EventFrame::RequestId { request_id: "EVNT".into() },
+        EventFrame::Status { status: "EVT".into() },
+        EventFrame::Status { status: "100".into() },
+    ];
+    let units = [LengthUnit::Bytes, LengthUnit::Characters];
+    for (pad, unit, form, prefix) in
+        [Pad::Space, Pad::Nul].into_iter().flat_map(|pad| units.map(|unit| (pad, unit))).flat_map(|(pad, unit)| {
+            forms.clone().into_iter().flat_map(move |form| ["", "{service}/", "{service}."].map(|prefix| (pad, unit, form.clone(), prefix)))
+        })
+    {
+        let by_name = matches!(form, EventFrame::RequestId { .. });
+        let change = |dialect: &mut Dialect| {
+            let api = &mut dialect.call_api;
+            (api.pad, api.length_unit, api.event_frame, api.name_prefix) = (pad, unit, form.clone(), prefix.to_owned());
+        };
+        let mut bench = Bench::with(change, 64);
+        bench.session.opened(bench.now);
+        let name = by_name.then(|| format!("{}call_ended_event", prefix.replace("{service}", "call")).into());
+        let text = bench.framing.encode(&Frame::Event { name, body: json.into() }).unwrap();
+        let received = bench.session.received(&text, bench.now);
+        assert_eq!((received.events.len(), received.complaint, received.gap), (1, None, false), "{form:?} {pad:?} {unit:?}");
+    }
+    let mut other = Bench::with(|dialect| dialect.call_api.event_frame = EventFrame::RequestId { request_id: "9999".into() }, 64);
+    other.session.opened(other.now);
+    let text = Bench::up().framing.encode(&Frame::Event { name: Some("call/call_ended_event".into()), body: json.into() }).unwrap();
+    assert!(other.session.received(&text, other.now).gap);
 }
 
 #[test]

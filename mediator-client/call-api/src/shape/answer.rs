@@ -43,7 +43,9 @@ pub fn read_answer<'a>(status: &str, roots: Option<&'a [Element<'a>]>, dialect: 
         return refused(&text, dialect);
     }
     let response = out.children().find(|child| child.local_name() == "response").unwrap_or(out);
-    let hidden = |element: &Element<'_>| element.get("status").and_then(|text| text.trim().parse::<u32>().ok()).is_some_and(|code| (400..1000).contains(&code));
+    let hidden = |element: &Element<'_>| {
+        element.get("status").and_then(|text| text.trim().parse::<u32>().ok()).is_some_and(|code| (400..1000).contains(&code))
+    };
     if hidden(response) || hidden(out) {
         let text = describe(if hidden(response) { response } else { out });
         return refused(&text, dialect);
@@ -121,7 +123,12 @@ pub enum Outcome {
 }
 
 /// Reads the response of an operation.
-pub fn read_outcome(operation: Operation, shape: &CommandShape, response: &Element<'_>, dialect: &Dialect) -> Result<Outcome, CommandError> {
+pub fn read_outcome(
+    operation: Operation,
+    shape: &CommandShape,
+    response: &Element<'_>,
+    dialect: &Dialect,
+) -> Result<Outcome, CommandError> {
     use Operation::*;
     match operation {
         CallList => read_call_list(shape, response, dialect).map(Outcome::Legs),
@@ -198,7 +205,11 @@ mod tests {
             ("200", r#"[{"_name":"out","_content":[{"_name":"response","_content":[{"_name":"ok"}]}]}]"#, "done response"),
             ("200", r#"[{"_name":"out"}]"#, "done out"),
             ("200", r#"[{"_name":"out","_content":[{"_name":"error","_attributes":{"cause":"no_such_call"}}]}]"#, "UnknownCall"),
-            ("200", r#"[{"_name":"out","_content":[{"_name":"response","_content":[{"_name":"error","_content":["conference_full"]}]}]}]"#, "ConferenceFull"),
+            (
+                "200",
+                r#"[{"_name":"out","_content":[{"_name":"response","_content":[{"_name":"error","_content":["conference_full"]}]}]}]"#,
+                "ConferenceFull",
+            ),
             ("200", r#"[{"_name":"out","_content":[{"_name":"error","_content":[{"_name":"busy"}]}]}]"#, "Busy"),
             ("200", r#"[{"_name":"out","_content":[{"_name":"response","_attributes":{"status":"500","code":"5"}}]}]"#, "Other"),
             ("403", r#"[{"_name":"out","_content":[{"_name":"error","_attributes":{"description":"bad_state"}}]}]"#, "WrongState"),
@@ -218,7 +229,8 @@ mod tests {
     #[test]
     fn results_are_found_wherever_the_response_holds_them() {
         let dialect = sim();
-        let roots = from_json(r#"[{"_name":"response","_content":[{"_name":"call","_attributes":{"call_id":" c9 ","leg_id":"bad id"}}]}]"#).unwrap();
+        let roots = from_json(r#"[{"_name":"response","_content":[{"_name":"call","_attributes":{"call_id":" c9 ","leg_id":"bad id"}}]}]"#)
+            .unwrap();
         let outcome = read_call_outcome(&dialect.operations[&Operation::CallMake], &roots[0]);
         assert_eq!((outcome.call, outcome.leg), (Some(SwitchCallId::parse("c9").unwrap()), None));
     }

@@ -88,9 +88,7 @@ impl EventTable {
         let observation = match kind {
             EventKind::Leg => record.leg().map(Observation::Leg),
             EventKind::Merged => self.merged(&record, element, reading).map(Observation::Merged),
-            EventKind::CallReleased => {
-                record.call(Field::Call).map(|call| Observation::CallReleased { call, cause: record.cause() })
-            }
+            EventKind::CallReleased => record.call(Field::Call).map(|call| Observation::CallReleased { call, cause: record.cause() }),
             EventKind::Conference => conference(&record).map(Observation::Conference),
             EventKind::ConferenceEnded => record.conference().map(|conference| Observation::ConferenceEnded { conference }),
             EventKind::Participant => participant(&record).map(Observation::Participant),
@@ -197,7 +195,10 @@ mod tests {
         for (lost, json) in [
             (1, r#"[{"_name":"conversations_event"}]"#),
             (1, r#"[{"_name":"conversations_event","_content":[{"_name":"leg","_attributes":{"call_id":"c1"}}]}]"#),
-            (1, r#"[{"_name":"conversations_event","_content":[{"_name":"leg","_attributes":{"call_id":"c1","id":"l","status":"dancing"}}]}]"#),
+            (
+                1,
+                r#"[{"_name":"conversations_event","_content":[{"_name":"leg","_attributes":{"call_id":"c1","id":"l","status":"dancing"}}]}]"#,
+            ),
             (1, r#"[{"_name":"conference_ended_event","_content":[{"_name":"conference","_attributes":{"conference_id":""}}]}]"#),
         ] {
             let reading = read(None, json);

@@ -185,10 +185,7 @@ fn role_word(role: Role, dialect: &Dialect) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ecss_switch::{
-        Alias, SwitchCallId, SwitchConferenceId, SwitchLegId, SwitchParticipantId,
-        command::ConferenceRequest,
-    };
+    use ecss_switch::{Alias, SwitchCallId, SwitchConferenceId, SwitchLegId, SwitchParticipantId, command::ConferenceRequest};
 
     use super::*;
     use crate::tree::to_json;

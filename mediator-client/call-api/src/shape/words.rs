@@ -127,7 +127,15 @@ mod tests {
         assert_eq!(time(&dialect, "2026/11/24 10:05:09"), expected);
         dialect.time_format = TimeFormat::DmyDot;
         assert_eq!(time(&dialect, " 24.11.2026 10:05:09"), expected);
-        for bad in ["", "2026/11/24 10:05:09", "24.11.2026 10:05", "32.11.2026 10:05:09", "24.11.20x6 10:05:09", "24.11.2026 10:05:0é", "éééééééééé"] {
+        for bad in [
+            "",
+            "2026/11/24 10:05:09",
+            "24.11.2026 10:05",
+            "32.11.2026 10:05:09",
+            "24.11.20x6 10:05:09",
+            "24.11.2026 10:05:0é",
+            "éééééééééé",
+        ] {
             assert_eq!(time(&dialect, bad), None, "{bad}");
         }
         dialect.time_format = TimeFormat::UnixMs;
@@ -139,7 +147,8 @@ mod tests {
     fn every_word_of_both_dialects_has_a_value() {
         for name in ["sim", "documented"] {
             let words = Dialect::built_in(name).unwrap().words;
-            let all = |vocabulary: &std::collections::BTreeMap<String, Vec<String>>| vocabulary.values().flatten().cloned().collect::<Vec<_>>();
+            let all =
+                |vocabulary: &std::collections::BTreeMap<String, Vec<String>>| vocabulary.values().flatten().cloned().collect::<Vec<_>>();
             assert!(all(&words.leg_state).iter().all(|word| leg_state(&words, word).is_some()));
             assert!(all(&words.direction).iter().all(|word| direction(&words, word).is_some()));
             assert!(all(&words.participant_status).iter().all(|word| participant_status(&words, &word.to_uppercase()).is_some()));

@@ -163,21 +163,22 @@ impl<'a> Cursor<'a> {
     /// All text below the element entered last, pieces separated by a blank; leaves it. Kept to `most` octets.
     pub fn all_text(&mut self, most: usize) -> Result<String, XmlError> {
         let mut all = String::new();
-        let mut depth = 1_usize;
+        let (mut depth, mut apart) = (1_usize, false);
         while depth > 0 {
             match self.step()? {
-                Step::Open(_) => depth += 1,
-                Step::Close => depth -= 1,
+                Step::Open(_) => (depth, apart) = (depth + 1, true),
+                Step::Close => (depth, apart) = (depth - 1, true),
                 Step::Text(piece) if all.len() < most => {
-                    let piece = piece.trim();
-                    if !all.is_empty() && !piece.is_empty() {
+                    if apart && !all.is_empty() && !piece.trim().is_empty() {
                         all.push(' ');
                     }
-                    all.push_str(piece);
+                    apart &= piece.trim().is_empty();
+                    all.push_str(if all.is_empty() { piece.trim_start() } else { &piece });
                 }
                 Step::Text(_) => {}
             }
         }
+        all.truncate(all.trim_end().len());
         Ok(shortened(all, most))
     }
 

@@ -18,7 +18,7 @@ pub struct Conference {
     pub description: Option<String>,
     /// Participants now, where the switch counts them.
     pub count: Option<u32>,
-    /// Its members, as far as the list names them.
+    /// Its members; only meetings name them.
     pub participants: Vec<ParticipantObservation>,
 }
 
@@ -36,7 +36,7 @@ impl Terminal {
     pub async fn conference_list(&self, domain: &Domain) -> Result<Vec<Conference>, CommandError> {
         let reply = self.run(Command::read("conference_list", request_of(domain))).await?;
         let shape = &self.dialect().terminal.conferences;
-        Ok(self.conferences(&reply.document, shape))
+        Ok(self.conferences(&reply.document, shape, false))
     }
 
     /// `tc_meetings_active_info`: the domain's active meetings with their members, or the one asked for.
@@ -44,7 +44,7 @@ impl Terminal {
         let request = request_of(domain).with_some("meeting", meeting.map(SwitchConferenceId::as_str));
         let reply = self.run(Command::read("tc_meetings_active_info", request)).await?;
         let shape = &self.dialect().terminal.meetings;
-        Ok(self.conferences(&reply.document, shape))
+        Ok(self.conferences(&reply.document, shape, true))
     }
 
     /// `teleconference_room_list`.
@@ -54,10 +54,14 @@ impl Terminal {
         Ok(self.readable(reply.document.all("room").map(room)))
     }
 
-    fn conferences(&self, document: &Element, shape: &RecordShape<ConferenceField>) -> Vec<Conference> {
+    fn conferences(&self, document: &Element, shape: &RecordShape<ConferenceField>, with_members: bool) -> Vec<Conference> {
         let dialect = self.dialect();
         self.readable(document.all(&shape.element).map(|element| {
             let mut conference = conference(dialect, shape, element)?;
+            // The participants of `conference_list` are documented to be there, but not how they are written.
+            if !with_members {
+                return Some(conference);
+            }
             let id = conference.observation.conference.clone()?;
             let members = element.all(&dialect.terminal.members.element).filter(|member| !std::ptr::eq(*member, element));
             conference.participants = self.readable(members.map(|member| participant(dialect, &id, member)));

@@ -9,7 +9,7 @@ pub mod operation;
 pub mod subscribers;
 pub mod system;
 
-use ecss_switch::{Alias, CommandError, Dialect, Domain, error::RefusalReason, link::LinkCounters};
+use ecss_switch::{Alias, CommandError, Dialect, Domain, error::RefusalReason};
 
 use crate::{client::Terminal, judge, session::Reply, xml::Element};
 
@@ -21,7 +21,7 @@ fn request_of(domain: &Domain) -> Element {
 /// The refusal that an answer's `<error>` elements stand for.
 fn refusal(dialect: &Dialect, document: &Element) -> Option<CommandError> {
     let text = judge::error_text(document)?;
-    Some(CommandError::Refused { reason: dialect.refusal(&text), text })
+    Some(CommandError::Refused { reason: judge::reason(dialect, document, &text), text })
 }
 
 /// The number of an alias record: `address` (as in `sip_user_declare`) or `addr` (as in the request of `alias_list`).
@@ -52,15 +52,14 @@ fn warnings(reply: &Reply) -> Vec<String> {
 impl Terminal {
     /// Keeps the records that can be read, and counts the others.
     fn readable<T>(&self, records: impl Iterator<Item = Option<T>>) -> Vec<T> {
-        let bad = &self.counters_ref().messages_bad;
-        records
-            .filter_map(|record| {
-                record.or_else(|| {
-                    LinkCounters::add(bad);
-                    None
-                })
-            })
-            .collect()
+        let mut kept = Vec::new();
+        for record in records {
+            match record {
+                Some(record) => kept.push(record),
+                None => self.count_unreadable(),
+            }
+        }
+        kept
     }
 }
 

@@ -18,11 +18,11 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-pub const PASSWORD: &str = "Geheim&<9>";
+pub(crate) const PASSWORD: &str = "Geheim&<9>";
 
 /// What happens to the next command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The connection closes before the command is executed.
     CutBefore,
     /// The command is executed, and the connection closes without an answer.
@@ -61,44 +61,49 @@ struct State {
 
 /// The mediator.
 #[derive(Clone, Default)]
-pub struct Mediator {
+pub(crate) struct Mediator {
     state: Arc<Mutex<State>>,
     /// How long a command takes.
-    pub takes: Duration,
+    takes: Duration,
 }
 
 impl Mediator {
-    pub fn fault(&self, fault: Fault) {
+    /// One whose commands take a while.
+    pub(crate) fn slow(takes: Duration) -> Self {
+        Self { takes, ..Self::default() }
+    }
+
+    pub(crate) fn fault(&self, fault: Fault) {
         self.state.lock().unwrap().faults.push_back(fault);
     }
 
-    pub fn expire_sessions(&self) {
+    pub(crate) fn expire_sessions(&self) {
         self.state.lock().unwrap().sessions.clear();
     }
 
-    pub fn refuse_logins(&self, refuse: bool) {
+    pub(crate) fn refuse_logins(&self, refuse: bool) {
         self.state.lock().unwrap().refuse_logins = refuse;
     }
 
-    pub fn sessions(&self) -> usize {
+    pub(crate) fn sessions(&self) -> usize {
         self.state.lock().unwrap().sessions.len()
     }
 
-    pub fn logins(&self) -> u64 {
+    pub(crate) fn logins(&self) -> u64 {
         self.state.lock().unwrap().logins
     }
 
     /// How often a command of this name was executed.
-    pub fn executed(&self, name: &str) -> usize {
+    pub(crate) fn executed(&self, name: &str) -> usize {
         self.state.lock().unwrap().executed.iter().filter(|executed| *executed == name).count()
     }
 
-    pub fn bodies(&self) -> Vec<String> {
+    pub(crate) fn bodies(&self) -> Vec<String> {
         self.state.lock().unwrap().bodies.clone()
     }
 
     /// Serves one connection until it closes.
-    pub async fn serve(self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    pub(crate) async fn serve(self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         let mut buffer = Vec::new();
         while let Some((head, body)) = read_request(&mut stream, &mut buffer).await {
             let Some(answer) = self.answer(&head, &body).await else { return };
@@ -118,7 +123,10 @@ impl Mediator {
             found.map(|(_, value)| value.trim().to_owned())
         };
         let id = header("p-request-id")?;
-        let session = header("cookie").and_then(|cookie| cookie.strip_prefix("ECSSSESSION=")?.parse::<u64>().ok());
+        let session = header("cookie").and_then(|cookie| {
+            let value = cookie.split("; ").find_map(|pair| pair.strip_prefix("ECSSSESSION="))?;
+            value.parse::<u64>().ok()
+        });
         if path == "/system/login" {
             return Some(self.login(&id, body));
         }
@@ -265,7 +273,7 @@ async fn read_request(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8
     }
 }
 
-pub fn config(nodes: &[&str]) -> TerminalConfig {
+pub(crate) fn config(nodes: &[&str]) -> TerminalConfig {
     TerminalConfig {
         nodes: nodes.iter().map(|node| Endpoint::parse(node).unwrap()).collect(),
         login: "admin".into(),
@@ -278,12 +286,12 @@ pub fn config(nodes: &[&str]) -> TerminalConfig {
     }
 }
 
-pub fn sink() -> (EventSink, mpsc::Receiver<LinkEvent>) {
+pub(crate) fn sink() -> (EventSink, mpsc::Receiver<LinkEvent>) {
     EventSink::new(64)
 }
 
 /// Waits until the link is in this state on this node, at most half a minute.
-pub async fn until(status: &mut watch::Receiver<LinkStatus>, state: LinkState, node: &str) {
+pub(crate) async fn until(status: &mut watch::Receiver<LinkStatus>, state: LinkState, node: &str) {
     let reached = status.wait_for(|status| status.state == state && status.node.starts_with(node));
     tokio::time::timeout(Duration::from_secs(120), reached).await.unwrap().unwrap();
 }

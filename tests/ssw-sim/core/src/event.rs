@@ -135,9 +135,10 @@ pub struct Merge {
     pub transferred_to: String,
     /// Legs of the resulting call.
     pub legs: Vec<LegView>,
-    /// Where each leg came from: (old call, old leg id, new leg id). The transferring device's own legs are not in it.
+    /// Where each leg came from: (old call, old leg id, new leg id). The legs in `dropped` are not in it.
     pub moved: Vec<(String, String, String)>,
-    /// The transferring device's own old connections, released by a transfer: (old call, old leg id).
+    /// The device's own old connections that end, as (old call, old leg id): all of a transferring device's; of a joining device the
+    /// one that is not on the resulting call already (of two that are not, the active one).
     pub dropped: Vec<(String, String)>,
     /// The caller of the resulting call.
     pub calling: String,

@@ -16,6 +16,9 @@ const NAME_FIELD: usize = 32;
 /// Service of the documented contact-centre commands.
 pub(super) const ARM: &str = "cc/arm";
 
+/// Service of the operations that the HTTP terminal has instead.
+const TERMINAL: &str = "terminal";
+
 /// Every name that may stand in a frame's name field, with the service and command that it means. A name that is longer than the
 /// field is known by its first 32 characters.
 pub(super) struct Catalogue(HashMap<String, (String, String)>);
@@ -40,7 +43,7 @@ impl Catalogue {
             names.entry(field).or_insert_with(|| (service.to_owned(), name.to_owned()));
         };
         let prefix = |service: &str| dialect.call_api.name_prefix.replace("{service}", service);
-        for shape in dialect.operations.values() {
+        for shape in dialect.operations.values().filter(|shape| shape.service != TERMINAL) {
             add(format!("{}{}", prefix(&shape.service), shape.name), &shape.service, &shape.name);
         }
         for name in arm::COMMANDS {
@@ -109,7 +112,9 @@ pub(super) fn execute(ctx: &ServerContext, domain: &str, service: &str, command:
             None => Answer::cannot(command),
         };
     }
-    let Some((operation, _)) = ctx.dialect.operation(service, command) else { return Answer::cannot(command) };
+    let Some((operation, _)) = ctx.dialect.operation(service, command).filter(|_| service != TERMINAL) else {
+        return Answer::cannot(command);
+    };
     Answer::of(ctx, command, execute_operation(&ctx.switch, &ctx.dialect, domain, operation, &request.attributes))
 }
 

@@ -81,12 +81,8 @@ fn leg(dialect: &SimDialect, leg: &LegView, cause: Option<Cause>, at: (&'static 
 }
 
 fn merged(dialect: &SimDialect, merge: &Merge, at: (&'static str, String)) -> Fields {
-    let mut fields = vec![
-        ("call", merge.primary.clone()),
-        ("into_call", merge.into.clone()),
-        ("cause", cause_word(dialect, merge.cause)),
-        at,
-    ];
+    let mut fields =
+        vec![("call", merge.primary.clone()), ("into_call", merge.into.clone()), ("cause", cause_word(dialect, merge.cause)), at];
     fields.extend(merge.secondary.clone().map(|secondary| ("other_call", secondary)));
     if merge.cause != Cause::Conference {
         fields.push(("device", merge.device.clone()));
@@ -127,4 +123,36 @@ fn participant(dialect: &SimDialect, view: &ParticipantView, at: (&'static str, 
     ];
     fields.extend(view.cause.map(|cause| ("cause", cause_word(dialect, cause))));
     fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbouring_records_of_one_name_are_joined_up_to_a_bound() {
+        let tree = |name: &str| Tree::new(name).with(Tree::new("record"));
+        let trees = [vec![tree("a"); 10], vec![tree("b"), tree("a")]].concat();
+        let joined = join(trees);
+        let counts: Vec<_> = joined.iter().map(|tree| (tree.name.as_str(), tree.content.len())).collect();
+        assert_eq!(counts, [("a", 8), ("a", 2), ("b", 1), ("a", 1)]);
+    }
+
+    #[test]
+    fn a_released_call_is_one_record_in_the_dialects_names() {
+        let dialect = SimDialect::from_seed(0);
+        let event = CoreEvent {
+            seq: 1,
+            at: jiff::Timestamp::UNIX_EPOCH,
+            domain: "d".into(),
+            kind: EventKind::CallReleased { call: "c1".into(), cause: Cause::CallerGaveUp },
+        };
+        let [tree] = &trees(&dialect, &event)[..] else { panic!("one event") };
+        let json = tree.to_json();
+        let expected = concat!(
+            r#"[{"_name":"call_ended_event","_content":[{"_name":"call","_attributes":"#,
+            r#"{"call_id":"c1","cause":"cancelled","time":"1970/01/01 03:00:00"}}]}]"#
+        );
+        assert_eq!(json, expected);
+    }
 }

@@ -167,7 +167,9 @@ fn after_command(peer: &Peer, fault: &CommandFault, response: Response) -> Respo
             response
         }
         CommandFault::Cut(CutPoint::During) => halved(response),
-        CommandFault::Cut(CutPoint::Never) => Response::new(Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>())),
+        CommandFault::Cut(CutPoint::Never) => {
+            Response::new(Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>()))
+        }
         CommandFault::None | CommandFault::RefuseIn200 => response,
     }
 }

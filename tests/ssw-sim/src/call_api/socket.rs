@@ -74,7 +74,7 @@ pub(super) async fn run(socket: WebSocket, server: Server, peer: Peer, session: 
     let events = server.ctx.switch.subscribe();
     let last_heard = Instant::now();
     let mut connection = Connection { server, peer, session, domain, socket, framing, events, held_back: None, last_heard };
-    let Err(end) = connection.serve().await else { return };
+    let Err(end) = connection.serve().await;
     match end {
         End::Gone => {}
         End::Expired => {
@@ -117,7 +117,7 @@ impl Connection {
     }
 
     /// Waits while the link is frozen, then for its delay; true if there was any.
-    async fn gate(&self) -> Result<bool, End> {
+    async fn gate(&mut self) -> Result<bool, End> {
         let began = Instant::now();
         let ctx = &self.server.ctx;
         tokio::select! {
@@ -172,7 +172,7 @@ impl Connection {
         };
         ctx.sessions.touch(self.session.id);
         let keepalive = ctx.dialect.call_api.keepalive_command.as_deref();
-        if keepalive.is_some_and(|name| field == name || field.rsplit('/').next() == Some(name)) {
+        if keepalive.is_some_and(|name| field.ends_with(name)) {
             return self.write(self.framing.answer(request_id, "200", &Answer::ok(field).tree().to_json())).await;
         }
         let found = server.catalogue.find(field);

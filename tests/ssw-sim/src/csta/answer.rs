@@ -41,9 +41,7 @@ pub(crate) fn with_connection(name: &'static str, child: &'static str, outcome: 
 
 /// `CSTAErrorCode`; `word` is the vendor's own for it.
 pub(crate) fn error((category, value): ErrorCode, word: Option<&str>) -> Element {
-    let private = word.map(|word| {
-        Element::new("extensions").with(Element::new("privateData").with(Element::text("private", word)))
-    });
+    let private = word.map(|word| Element::new("extensions").with(Element::new("privateData").with(Element::text("private", word))));
     Element::new("CSTAErrorCode").with(Element::text(category, value)).with_some(private)
 }
 
@@ -92,11 +90,11 @@ pub(crate) fn session_terminated(session: &str, reason: &'static str) -> Element
 /// `SnapshotDeviceResponse`: each call of the device with the states of the device's connection and of the others.
 pub(crate) fn snapshot_device(alias: &str, calls: &[(LegView, CallView)]) -> Element {
     let data = calls.iter().fold(Element::new("snapshotData"), |data, (leg, call)| {
-        let others = call.live_legs().filter(|other| other.id != leg.id);
-        let states = std::iter::once(leg).chain(others.clone()).fold(Element::new("compoundCallState"), |states, leg| {
+        let others: Vec<_> = call.live_legs().filter(|other| other.id != leg.id).collect();
+        let states = std::iter::once(leg).chain(others.iter().copied()).fold(Element::new("compoundCallState"), |states, leg| {
             states.with(Element::text("localConnectionState", state_word(leg.state)))
         });
-        let mut endpoints = others.map(|other| other.device.as_str()).filter(|device| *device != alias);
+        let mut endpoints = others.iter().map(|other| other.device.as_str()).filter(|device| *device != alias);
         let endpoint = device("endpointDevice", endpoints.next().unwrap_or(leg.remote.as_str()));
         data.with(
             Element::new("snapshotDeviceResponseInfo")
@@ -122,4 +120,37 @@ pub(crate) fn snapshot_call(call: &CallView) -> Element {
         .with(Element::new("crossRefIDorSnapshotData").with(data))
         .with(device("callingDevice", &call.calling))
         .with(device("calledDevice", &call.called))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_a_category_of_the_standard_and_keeps_the_vendors_word() {
+        for cause in RefusalCause::ALL {
+            let code = error_code(&Refusal::new(cause, "text"), NO_SUCH_CALLED);
+            let error = error(code, Some(cause.word()));
+            let categories = [
+                "operation",
+                "security",
+                "stateIncompatibility",
+                "systemResourceAvailibility",
+                "subscribedResourceAvailability",
+                "performanceManagement",
+            ];
+            assert!(categories.contains(&error.children[0].name.as_ref()), "{cause:?}");
+            assert_eq!(error.find("private").unwrap().text, cause.word());
+        }
+    }
+
+    #[test]
+    fn a_device_without_calls_has_an_empty_snapshot() {
+        let mut out = String::new();
+        snapshot_device("1001", &[]).write_root("", false, "urn:x", &mut out);
+        assert_eq!(
+            out,
+            "<SnapshotDeviceResponse xmlns=\"urn:x\"><crossRefIDorSnapshotData><snapshotData/></crossRefIDorSnapshotData></SnapshotDeviceResponse>"
+        );
+    }
 }

@@ -129,12 +129,7 @@ impl Element {
         }
     }
 
-    /// Appends the element to `out`; `prefix` is put before every name.
-    pub(crate) fn write(&self, prefix: &str, expand_empty: bool, out: &mut String) {
-        self.write_inner(prefix, expand_empty, None, out);
-    }
-
-    /// The same for a message's root, which declares the namespace.
+    /// Appends the message to `out`: `prefix` stands before every name, and the root declares the namespace.
     pub(crate) fn write_root(&self, prefix: &str, expand_empty: bool, namespace: &str, out: &mut String) {
         self.write_inner(prefix, expand_empty, Some(namespace), out);
     }
@@ -193,7 +188,8 @@ mod tests {
 
     #[test]
     fn prefixes_declarations_and_references_are_read_through() {
-        let text = "<?xml version=\"1.0\"?><!-- c --><a:Root xmlns:a='urn:x'><a:b>N&lt;1001&gt;&#x41;</a:b><c/><d><![CDATA[<&]]></d></a:Root>";
+        let text =
+            "<?xml version=\"1.0\"?><!-- c --><a:Root xmlns:a='urn:x'><a:b>N&lt;1001&gt;&#x41;</a:b><c/><d><![CDATA[<&]]></d></a:Root>";
         let root = Element::parse(text.as_bytes()).unwrap();
         assert_eq!(root.name, "Root");
         assert_eq!(root.child_text("b"), Some("N<1001>A"));

@@ -110,7 +110,11 @@ fn call_event(call: &CallEvent, local: LegState) -> (&'static str, Vec<Element>)
             "" => Element::new("notRequired"),
             number => Element::text("numberDialed", number),
         };
-        [device("callingDevice", &call.calling), device("calledDevice", &call.called), Element::new("lastRedirectionDevice").with(redirection)]
+        [
+            device("callingDevice", &call.calling),
+            device("calledDevice", &call.called),
+            Element::new("lastRedirectionDevice").with(redirection),
+        ]
     };
     let (name, mut children, why) = match &call.change {
         CallChange::ServiceInitiated => {
@@ -136,7 +140,9 @@ fn call_event(call: &CallEvent, local: LegState) -> (&'static str, Vec<Element>)
             ("EstablishedEvent", children, "newCall")
         }
         CallChange::Held => ("HeldEvent", vec![subject("heldConnection"), device("holdingDevice", &leg.device)], "normal"),
-        CallChange::Retrieved => ("RetrievedEvent", vec![subject("retrievedConnection"), device("retrievingDevice", &leg.device)], "normal"),
+        CallChange::Retrieved => {
+            ("RetrievedEvent", vec![subject("retrievedConnection"), device("retrievingDevice", &leg.device)], "normal")
+        }
         CallChange::Diverted { to } => {
             let mut children = vec![subject("connection"), device("divertingDevice", &leg.device), device("newDestination", to)];
             children.extend(parties());
@@ -240,5 +246,146 @@ fn cause_word(cause: Cause) -> &'static str {
         Cause::Conference => "conference",
         Cause::NoResources => "resourcesNotAvailable",
         Cause::Other => "normal",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use ssw_core::Direction;
+
+    use super::*;
+
+    fn leg(call: &str, device: &str, state: LegState) -> LegView {
+        LegView {
+            id: device.into(),
+            call: call.into(),
+            device: device.into(),
+            remote: String::new(),
+            direction: Direction::Originating,
+            state,
+            cause: None,
+            call_ref: String::new(),
+            started_at: Timestamp::UNIX_EPOCH,
+            answered_at: None,
+            ended_at: None,
+        }
+    }
+
+    fn monitored(devices: &[&str]) -> Monitors {
+        let mut monitors = Monitors::default();
+        for device in devices {
+            monitors.start(device).unwrap();
+        }
+        monitors
+    }
+
+    fn names(root: &Element) -> Vec<&str> {
+        root.children.iter().map(|child| child.name.as_ref()).collect()
+    }
+
+    #[test]
+    fn every_event_has_its_children_in_the_schemas_order() {
+        const PARTIES: [&str; 3] = ["callingDevice", "calledDevice", "lastRedirectionDevice"];
+        let with_parties = |first: &[&'static str]| [first, &PARTIES].concat();
+        for (change, name, children) in [
+            (CallChange::ServiceInitiated, "ServiceInitiatedEvent", vec!["initiatedConnection", "initiatingDevice"]),
+            (CallChange::Originated, "OriginatedEvent", vec!["originatedConnection", "callingDevice", "calledDevice"]),
+            (CallChange::Queued, "QueuedEvent", with_parties(&["queuedConnection", "queue"])),
+            (CallChange::Delivered, "DeliveredEvent", with_parties(&["connection", "alertingDevice"])),
+            (CallChange::Established, "EstablishedEvent", with_parties(&["establishedConnection", "answeringDevice"])),
+            (CallChange::Held, "HeldEvent", vec!["heldConnection", "holdingDevice"]),
+            (CallChange::Retrieved, "RetrievedEvent", vec!["retrievedConnection", "retrievingDevice"]),
+            (CallChange::Diverted { to: "3".into() }, "DivertedEvent", with_parties(&["connection", "divertingDevice", "newDestination"])),
+            (CallChange::Failed, "FailedEvent", with_parties(&["failedConnection", "failingDevice"])),
+            (CallChange::ConnectionCleared, "ConnectionClearedEvent", vec!["droppedConnection", "releasingDevice"]),
+        ] {
+            let event = EventKind::Call(CallEvent {
+                call: "c1".into(),
+                change,
+                leg: leg("c1", "1", LegState::Held),
+                legs: vec![leg("c1", "1", LegState::Held), leg("c1", "2", LegState::Connected)],
+                calling: "1".into(),
+                called: "2".into(),
+                last_redirection: String::new(),
+                cause: None,
+            });
+            let messages = monitored(&["1", "2", "3"]).messages(&event);
+            assert_eq!(messages.len(), 2, "one for each device that has a part in the call");
+            let expected = [&["monitorCrossRefID"], &children[..], &["localConnectionInfo", "cause"]].concat();
+            for (message, (cross_ref, local)) in messages.iter().zip([("1", "hold"), ("2", "connected")]) {
+                assert_eq!((message.name.as_ref(), names(message)), (name, expected.clone()));
+                assert_eq!(message.child_text("monitorCrossRefID"), Some(cross_ref));
+                assert_eq!(message.child_text("localConnectionInfo"), Some(local));
+            }
+        }
+    }
+
+    #[test]
+    fn a_transfer_and_a_conference_name_old_and_new_connections() {
+        let merge = |cause, legs: Vec<LegView>, dropped: &[(&str, &str)]| {
+            EventKind::Merged(Merge {
+                primary: "c1".into(),
+                secondary: Some("c2".into()),
+                into: "c1".into(),
+                cause,
+                device: "1".into(),
+                transferred_to: String::new(),
+                legs,
+                moved: vec![
+                    ("c1".into(), "2".into(), "2".into()),
+                    ("c2".into(), "3".into(), "3".into()),
+                    ("c1".into(), "1".into(), "1".into()),
+                ],
+                dropped: dropped.iter().map(|(call, leg)| ((*call).into(), (*leg).into())).collect(),
+                calling: "2".into(),
+                called: "3".into(),
+            })
+        };
+        let others = || vec![leg("c1", "2", LegState::Connected), leg("c1", "3", LegState::Alerting)];
+        let messages = monitored(&["1", "3"]).messages(&merge(Cause::Transfer, others(), &[("c1", "1"), ("c2", "1|2")]));
+        let [leaving, other] = &messages[..] else { panic!("{messages:?}") };
+        let children = [
+            "monitorCrossRefID",
+            "primaryOldCall",
+            "secondaryOldCall",
+            "transferringDevice",
+            "transferredToDevice",
+            "transferredConnections",
+            "localConnectionInfo",
+            "cause",
+        ];
+        assert_eq!((leaving.name.as_ref(), names(leaving)), ("TransferedEvent", children.to_vec()));
+        assert_eq!(leaving.child_text("localConnectionInfo"), Some("null"));
+        assert_eq!(other.child_text("localConnectionInfo"), Some("alerting"));
+        assert_eq!(leaving.child("secondaryOldCall").unwrap().child_text("deviceID"), Some("1|2"));
+        assert_eq!(leaving.child("transferredToDevice").unwrap().child_text("deviceIdentifier"), Some("3"));
+
+        let three = [vec![leg("c1", "1", LegState::Connected)], others()].concat();
+        let messages = monitored(&["2"]).messages(&merge(Cause::Conference, three, &[("c2", "1|2")]));
+        let [seen] = &messages[..] else { panic!("{messages:?}") };
+        assert_eq!(seen.name, "ConferencedEvent");
+        assert_eq!(seen.child("addedParty").unwrap().child_text("deviceIdentifier"), Some("3"));
+        assert_eq!(seen.child("conferenceConnections").unwrap().children.len(), 3);
+    }
+
+    #[test]
+    fn a_device_may_have_several_monitors_and_each_stops_alone() {
+        let mut monitors = monitored(&["1", "1"]);
+        let event = EventKind::Call(CallEvent {
+            call: "c1".into(),
+            change: CallChange::Held,
+            leg: leg("c1", "1", LegState::Held),
+            legs: vec![leg("c1", "1", LegState::Held)],
+            calling: "1".into(),
+            called: "2".into(),
+            last_redirection: String::new(),
+            cause: None,
+        });
+        assert_eq!(monitors.messages(&event).len(), 2);
+        assert!(monitors.stop("1") && !monitors.stop("1") && !monitors.stop("x"));
+        assert_eq!(monitors.messages(&event).len(), 1);
+        assert!(monitors.stop("2"));
+        assert!(monitors.messages(&event).is_empty());
     }
 }

@@ -5,6 +5,7 @@ mod answer;
 mod element;
 mod event;
 mod frame;
+mod outbox;
 mod request;
 mod service;
 mod session;

@@ -12,32 +12,74 @@ pub(crate) struct Connection {
     pub(crate) device: String,
 }
 
-/// A request.
+/// A request. Each is the service of the same name in ECMA-323 or ECMA-354. Not printed: one holds a password.
 #[derive(Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is the service of the same name in ECMA-323 or ECMA-354")]
 pub(crate) enum Request {
-    StartApplicationSession { user: String, password: String, versions: Vec<String>, seconds: Option<u32> },
-    ResetApplicationSessionTimer { session: String, seconds: Option<u32> },
-    StopApplicationSession { session: String },
+    StartApplicationSession {
+        user: String,
+        password: String,
+        versions: Vec<String>,
+        seconds: Option<u32>,
+    },
+    ResetApplicationSessionTimer {
+        session: String,
+        seconds: Option<u32>,
+    },
+    StopApplicationSession {
+        session: String,
+    },
     /// The vendor's keep-alive, whatever its root is called.
     Keepalive,
-    MonitorStart { device: String },
-    MonitorStop { cross_ref: String },
-    SnapshotDevice { device: String },
-    SnapshotCall { call: String },
-    MakeCall { calling: String, called: String, auto_originate: String },
+    MonitorStart {
+        device: String,
+    },
+    MonitorStop {
+        cross_ref: String,
+    },
+    SnapshotDevice {
+        device: String,
+    },
+    SnapshotCall {
+        call: String,
+    },
+    MakeCall {
+        calling: String,
+        called: String,
+        auto_originate: String,
+    },
     AnswerCall(Connection),
     ClearConnection(Connection),
     ClearCall(Connection),
     HoldCall(Connection),
     RetrieveCall(Connection),
-    AlternateCall { held: Connection, active: Connection },
-    ConsultationCall { existing: Connection, consulted: String },
-    TransferCall { held: Connection, active: Connection },
-    SingleStepTransferCall { active: Connection, to: String },
-    ConferenceCall { held: Connection, active: Connection },
-    DeflectCall { diverted: Connection, to: String },
-    GenerateDigits { connection: Connection, digits: String },
+    AlternateCall {
+        held: Connection,
+        active: Connection,
+    },
+    ConsultationCall {
+        existing: Connection,
+        consulted: String,
+    },
+    TransferCall {
+        held: Connection,
+        active: Connection,
+    },
+    SingleStepTransferCall {
+        active: Connection,
+        to: String,
+    },
+    ConferenceCall {
+        held: Connection,
+        active: Connection,
+    },
+    DeflectCall {
+        diverted: Connection,
+        to: String,
+    },
+    GenerateDigits {
+        connection: Connection,
+        digits: String,
+    },
 }
 
 /// Why a message is no request.

@@ -73,7 +73,9 @@ impl Services<'_> {
                 let made = switch.make_call(domain, from, to, prompt).map_err(|no| self.refused_for(&no, answer::NO_SUCH_CALLED))?;
                 answer::with_connection("MakeCallResponse", "callingDevice", &made)
             }
-            Request::AnswerCall(connection) => self.on_leg("AnswerCallResponse", connection, |call, leg| switch.answer(domain, call, leg))?,
+            Request::AnswerCall(connection) => {
+                self.on_leg("AnswerCallResponse", connection, |call, leg| switch.answer(domain, call, leg))?
+            }
             Request::ClearConnection(connection) => self.on_leg("ClearConnectionResponse", connection, |call, leg| {
                 let view = switch.call(domain, call)?;
                 let rings = view.legs.iter().any(|other| other.id == leg && other.state == LegState::Alerting);

@@ -1,9 +1,13 @@
 //! One application's connection: its session (ECMA-354), its requests, its events, and the faults that are put in their way.
 //! Everything that is to be written goes through one bounded buffer; an application that does not read is cut.
 
-use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use ssw_core::{CoreEvent, EventKind, RefusalCause};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -18,12 +22,13 @@ use crate::{
         SLOW_APPLICATIONS, answer,
         element::Element,
         event::Monitors,
-        frame::{EVENT_ID, Frame, Framing, HEADER, InvokeId, KEEPALIVE_ID},
+        frame::{EVENT_ID, Frame, Framing, InvokeId, KEEPALIVE_ID},
+        outbox::{Outbox, Sent},
         request::{BadRequest, Request},
         service::Services,
         style::{SESSION, Style},
     },
-    faults::{Action, CommandFault, CutPoint, Link},
+    faults::{CommandFault, CutPoint, Link},
     sessions::SessionHandle,
 };
 
@@ -41,8 +46,6 @@ const READ_PAUSE: usize = 1 << 20;
 const STUCK: usize = 8 << 20;
 /// How long octets may wait without any being taken.
 const STALLED: Duration = Duration::from_secs(30);
-/// How long a message that is kept for a swap waits for the next one.
-const SWAP: Duration = Duration::from_millis(200);
 /// How long the end of a connection may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Events taken between two looks at the socket.
@@ -75,13 +78,11 @@ struct Connection {
     ctx: ServerContext,
     cut: CancellationToken,
     framing: Framing,
+    outbox: Outbox,
     style: Style,
     session: Option<Session>,
     since: Instant,
     starts: u32,
-    out: BytesMut,
-    held_back: Option<(Instant, BytesMut)>,
-    garbled: u32,
     keepalive_sent: Instant,
     progress: Instant,
     flow: Flow,
@@ -90,17 +91,16 @@ struct Connection {
 /// Serves a connection until it ends.
 pub(super) async fn run<S: AsyncRead + AsyncWrite + Send>(stream: S, ctx: ServerContext, cut: CancellationToken) {
     let now = Instant::now();
+    let framing = Framing { counts_header: ctx.dialect.csta.length_whole };
     let mut connection = Connection {
-        framing: Framing { counts_header: ctx.dialect.csta.length_whole },
+        framing,
+        outbox: Outbox::new(framing),
         style: Style::of_seed(ctx.dialect.seed),
         ctx,
         cut,
         session: None,
         since: now,
         starts: 0,
-        out: BytesMut::new(),
-        held_back: None,
-        garbled: 0,
         keepalive_sent: now,
         progress: now,
         flow: Flow::On,
@@ -134,7 +134,7 @@ impl Connection {
         loop {
             match self.flow {
                 Flow::Cut => return,
-                Flow::Flush if self.out.is_empty() && !unflushed => {
+                Flow::Flush if self.outbox.octets.is_empty() && !unflushed => {
                     // The end is said properly, so that what was written last is not lost to a reset.
                     let _ = timeout(GOODBYE, writer.shutdown()).await;
                     return;
@@ -145,16 +145,15 @@ impl Connection {
             let (cut, shutdown) = (self.cut.clone(), self.ctx.shutdown.clone());
             let expired = self.session.as_ref().map(|session| session.handle.expired.clone());
             let due = self.next_due();
-            let reads = going_on && self.out.len() < READ_PAUSE;
-            let waiting = !self.out.is_empty();
-            let (out, events) = (&mut self.out, self.session.as_mut().map(|session| &mut session.events));
+            let reads = going_on && self.outbox.octets.len() < READ_PAUSE;
+            let waiting = !self.outbox.octets.is_empty();
+            let (out, events) = (&mut self.outbox.octets, self.session.as_mut().map(|session| &mut session.events));
             let woke = tokio::select! {
                 biased;
                 () = cut.cancelled() => Woke::End,
                 () = shutdown.cancelled() => Woke::End,
                 () = maybe(expired.as_ref().map(CancellationToken::cancelled)), if going_on => Woke::Expired,
-                result = writer.write_buf(out), if waiting => Woke::Written(result),
-                result = writer.flush(), if !waiting && unflushed => Woke::Flushed(result),
+                pushed = push(&mut writer, out), if waiting || unflushed => pushed,
                 () = sleep_until(due) => Woke::Time,
                 () = std::future::ready(()), if more && reads => Woke::More,
                 result = reader.read_buf(&mut input), if reads => Woke::Read(result),
@@ -176,10 +175,10 @@ impl Connection {
                 Woke::Expired => self.terminate("sessionTimerExpired"),
                 Woke::Time => self.on_time(),
             }
-            if !waiting && !self.out.is_empty() {
+            if !waiting && !self.outbox.octets.is_empty() {
                 self.progress = Instant::now();
             }
-            if self.out.len() > STUCK {
+            if self.outbox.octets.len() > STUCK {
                 self.cut_slow("its buffer is full");
             }
         }
@@ -199,7 +198,7 @@ impl Connection {
 
     /// Handles the whole messages in `input`; true if some are left for the next round, because each is delayed.
     async fn read_requests(&mut self, input: &mut BytesMut) -> bool {
-        while self.flow == Flow::On && self.out.len() < READ_PAUSE {
+        while self.flow == Flow::On && self.outbox.octets.len() < READ_PAUSE {
             let frame = match self.framing.decode(input) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return false,
@@ -307,10 +306,7 @@ impl Connection {
         let Some(text) = text else { return };
         match fault {
             CommandFault::Cut(CutPoint::During) => {
-                let mut whole = BytesMut::new();
-                if self.framing.encode(frame.id, text.as_bytes(), &mut whole).is_ok() {
-                    self.out.extend_from_slice(whole.get(..whole.len() / 2).unwrap_or_default());
-                }
+                self.outbox.send_half(frame.id, &text);
                 self.flow = Flow::Flush;
             }
             CommandFault::Cut(CutPoint::After) => self.flow = Flow::Flush,
@@ -451,14 +447,14 @@ impl Connection {
             return self.progress + STALLED;
         }
         let session = self.session.as_ref().map_or(self.since + WITHOUT_SESSION, |session| session.ends);
-        let swap = self.held_back.as_ref().map(|(since, _)| *since + SWAP);
-        let stalled = (!self.out.is_empty()).then(|| self.progress + STALLED);
+        let swap = self.outbox.swap_due();
+        let stalled = (!self.outbox.octets.is_empty()).then(|| self.progress + STALLED);
         [Some(session), swap, stalled, self.keepalive_due()].into_iter().flatten().min().unwrap_or(session)
     }
 
     fn on_time(&mut self) {
         let now = Instant::now();
-        if !self.out.is_empty() && now >= self.progress + STALLED {
+        if !self.outbox.octets.is_empty() && now >= self.progress + STALLED {
             self.cut_slow("it has taken nothing for too long");
             return;
         }
@@ -473,8 +469,8 @@ impl Connection {
             None if now >= self.since + WITHOUT_SESSION => self.flow = Flow::Flush,
             _ => {}
         }
-        if self.held_back.as_ref().is_some_and(|(since, _)| now >= *since + SWAP) {
-            self.release_held_back();
+        if self.outbox.swap_due().is_some_and(|due| now >= due) {
+            self.outbox.release();
         }
         // A frozen link writes nothing, keep-alives least of all.
         if self.keepalive_due().is_some_and(|due| now >= due) {
@@ -486,69 +482,22 @@ impl Connection {
         }
     }
 
-    // --- writing
-
-    fn release_held_back(&mut self) {
-        if let Some((_, message)) = self.held_back.take() {
-            self.out.extend_from_slice(&message);
-        }
-    }
-
     /// Queues a message, or what a fault makes of it.
     fn send(&mut self, id: InvokeId, text: &str) {
         let action = self.ctx.faults.on_write(Link::Csta, self.ctx.node);
-        let start = self.out.len();
-        if let Err(error) = self.framing.encode(id, text.as_bytes(), &mut self.out) {
-            tracing::warn!(%error, octets = text.len(), "a csta message is left out");
-            return;
+        if self.outbox.send(action, id, text) == Sent::Last {
+            self.flow = Flow::Flush;
         }
-        match action {
-            Action::Pass => {}
-            Action::Duplicate => {
-                let copy = self.out.get(start..).unwrap_or_default().to_vec();
-                self.out.extend_from_slice(&copy);
-            }
-            Action::HoldBack => {
-                let message = self.out.split_off(start);
-                self.release_held_back();
-                self.held_back = Some((Instant::now(), message));
-                return;
-            }
-            Action::Truncate => {
-                let half = start + (self.out.len() - start) / 2;
-                self.out.truncate(half);
-                self.flow = Flow::Flush;
-            }
-            Action::Garbage => {
-                self.out.truncate(start);
-                self.garbled += 1;
-                // In turn: a message whose text means nothing, and octets that are no message.
-                if self.garbled.is_multiple_of(2) {
-                    self.out.put_slice(b"\xde\xad\xbe\xef\x00garbage\xff\xff\x00\x01");
-                } else {
-                    self.framing.encode(id, b"\xff\xfe<garbage", &mut self.out).unwrap_or_default();
-                }
-            }
-            Action::Oversize => {
-                let message = self.out.split_off(start);
-                let filler = vec![b'x'; usize::from(u16::MAX) - HEADER - "<Oversize></Oversize>".len()];
-                let huge = [b"<Oversize>".as_slice(), &filler, b"</Oversize>"].concat();
-                self.framing.encode(EVENT_ID, &huge, &mut self.out).unwrap_or_default();
-                self.out.extend_from_slice(&message);
-            }
-            Action::WrongPad => {
-                if let Some([_, _, high, low]) = self.out.get_mut(start..start + 4) {
-                    let wrong = u16::from_be_bytes([*high, *low]).wrapping_add(3).to_be_bytes();
-                    [*high, *low] = wrong;
-                }
-            }
-        }
-        self.release_held_back();
     }
 }
 
 fn granted(seconds: Option<u32>) -> Duration {
     seconds.map_or(USUAL, |seconds| Duration::from_secs(u64::from(seconds).max(1)).min(LONGEST))
+}
+
+/// Writes what waits, or flushes when nothing does. Being dropped half-way loses nothing.
+async fn push<W: AsyncWrite>(writer: &mut Pin<&mut W>, out: &mut BytesMut) -> Woke {
+    if out.is_empty() { Woke::Flushed(writer.flush().await) } else { Woke::Written(writer.write_buf(out).await) }
 }
 
 /// Waits for a future if there is one, else for ever.

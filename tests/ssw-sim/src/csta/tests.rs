@@ -31,13 +31,18 @@ struct Fixture {
 impl Fixture {
     async fn start(seed: u64, aliases: u32) -> Self {
         println!("dialect seed {seed}");
+        Self::with(SimDialect::from_seed(seed), aliases).await
+    }
+
+    async fn with(dialect: SimDialect, aliases: u32) -> Self {
+        let seed = dialect.seed;
         let switch = Switch::new(SwitchOptions { seed, dial_time: Duration::ZERO, ..SwitchOptions::default() });
         switch.add_domain(DomainOptions::new(DOMAIN, aliases)).unwrap();
         switch.add_domain(DomainOptions::new("other", 10)).unwrap();
         let shutdown = CancellationToken::new();
         let ctx = ServerContext {
             switch,
-            dialect: Arc::new(SimDialect::from_seed(seed)),
+            dialect: Arc::new(dialect),
             faults: Faults::default(),
             sessions: Sessions::default(),
             credentials: Arc::new(Credentials::default()),
@@ -148,8 +153,9 @@ impl App {
 
     async fn monitor(&mut self, alias: &str) -> String {
         let device = self.device(alias);
-        let answer = self.ask(&format!("<MonitorStart xmlns='x'><monitorObject><deviceObject>{device}</deviceObject></monitorObject></MonitorStart>"));
-        value(&answer.await, "monitorCrossRefID")
+        let request =
+            format!("<MonitorStart xmlns='x'><monitorObject><deviceObject>{device}</deviceObject></monitorObject></MonitorStart>");
+        value(&self.ask(&request).await, "monitorCrossRefID")
     }
 
     async fn make_call(&mut self, from: &str, to: &str, auto_originate: &str) -> String {
@@ -243,9 +249,21 @@ async fn a_call_is_made_answered_held_consulted_transferred_and_cleared() {
             assert_eq!(
                 names,
                 [
-                    "DeliveredEvent", "monitorCrossRefID", "connection", "callID", "deviceID", "alertingDevice", "deviceIdentifier",
-                    "callingDevice", "deviceIdentifier", "calledDevice", "deviceIdentifier", "lastRedirectionDevice", "notRequired",
-                    "localConnectionInfo", "cause",
+                    "DeliveredEvent",
+                    "monitorCrossRefID",
+                    "connection",
+                    "callID",
+                    "deviceID",
+                    "alertingDevice",
+                    "deviceIdentifier",
+                    "callingDevice",
+                    "deviceIdentifier",
+                    "calledDevice",
+                    "deviceIdentifier",
+                    "lastRedirectionDevice",
+                    "notRequired",
+                    "localConnectionInfo",
+                    "cause",
                 ]
             );
         }
@@ -314,7 +332,9 @@ async fn three_way_deflection_rejection_alternation_blind_transfer_and_digits_wo
     let second = value(&consulted, "callID");
     app.on("AnswerCall", "callToBeAnswered", &second, "1004").await;
     let pair = |held: &str, active: &str| {
-        format!("<heldCall><callID>{held}</callID><deviceID>1001</deviceID></heldCall><activeCall><callID>{active}</callID><deviceID>1001</deviceID></activeCall>")
+        format!(
+            "<heldCall><callID>{held}</callID><deviceID>1001</deviceID></heldCall><activeCall><callID>{active}</callID><deviceID>1001</deviceID></activeCall>"
+        )
     };
     let answer = app.ask(&format!("<AlternateCall>{}</AlternateCall>", pair(&call, &second))).await;
     assert!(answer.contains("AlternateCallResponse"), "{answer}");
@@ -358,7 +378,10 @@ async fn refusals_have_the_standards_codes_and_the_vendors_word() {
     assert_eq!(value(&answer, "subscribedResourceAvailability"), "resourceLimitExceeded");
     assert_eq!(value(&answer, "private"), "licence_limit");
     assert_eq!(value(&app.ask("<ParkCall/>").await, "operation"), "serviceNotSupported");
-    assert_eq!(value(&app.ask("<MonitorStop><monitorCrossRefID>7</monitorCrossRefID></MonitorStop>").await, "operation"), "invalidMonitorCrossRefID");
+    assert_eq!(
+        value(&app.ask("<MonitorStop><monitorCrossRefID>7</monitorCrossRefID></MonitorStop>").await, "operation"),
+        "invalidMonitorCrossRefID"
+    );
     assert!(app.ask("<HoldCall/>").await.contains("atLeastOneConditionalParameterNotProvided"));
     assert!(app.ask("<HoldCall").await.contains("CSTAErrorCode"));
 }
@@ -374,7 +397,11 @@ async fn events_come_only_for_monitored_devices_of_the_sessions_domain() {
     let (_, first) = app.read().await.unwrap();
     assert!(first.contains("<DeliveredEvent"), "{first}");
     assert_eq!((value(&first, "callID"), value(&first, "monitorCrossRefID")), (call.clone(), monitor.clone()));
-    assert!(app.ask(&format!("<MonitorStop><monitorCrossRefID>{monitor}</monitorCrossRefID></MonitorStop>")).await.contains("MonitorStopResponse"));
+    assert!(
+        app.ask(&format!("<MonitorStop><monitorCrossRefID>{monitor}</monitorCrossRefID></MonitorStop>"))
+            .await
+            .contains("MonitorStopResponse")
+    );
     fixture.ctx.switch.release_call(DOMAIN, &call).unwrap();
     app.ask("<SnapshotDevice><snapshotObject>1001</snapshotObject></SnapshotDevice>").await;
     assert!(app.events.is_empty(), "{:?}", app.events);
@@ -384,13 +411,18 @@ async fn events_come_only_for_monitored_devices_of_the_sessions_domain() {
 async fn monitors_and_snapshots_are_pipelined() {
     for count in [1_000u32, 10_000] {
         let fixture = Fixture::start(0, 20_000).await;
-        let mut app = fixture.app().await;
+        let app = fixture.app().await;
         let aliases = fixture.ctx.switch.aliases(DOMAIN, 0, count as usize).unwrap();
         let began = Instant::now();
         let mut requests = Vec::new();
         for (index, alias) in aliases.iter().enumerate() {
             let id = format!("{:04}", index % 9000 + 1);
-            requests.extend(app.frame(&id, &format!("<MonitorStart><monitorObject><deviceObject>{alias}</deviceObject></monitorObject></MonitorStart>")));
+            requests.extend(
+                app.frame(
+                    &id,
+                    &format!("<MonitorStart><monitorObject><deviceObject>{alias}</deviceObject></monitorObject></MonitorStart>"),
+                ),
+            );
         }
         let (reader, mut writer) = app.stream.into_split();
         let writing = tokio::spawn(async move { writer.write_all(&requests).await.map(|()| writer).unwrap() });
@@ -458,8 +490,9 @@ async fn faults_duplicate_swap_damage_and_swallow_messages() {
     assert_eq!(app.read().await.unwrap().0, id);
     faults.swallow_answer("SnapshotDevice", CutPoint::Never, 1);
     app.send(ask).await;
+    assert!(app.ask("<ParkCall/>").await.contains("serviceNotSupported"), "the answer before it was swallowed");
     faults.refuse_in_200("SnapshotDevice", 1);
-    assert!(app.ask(ask).await.contains("CSTAErrorCode"), "the answer before it was swallowed");
+    assert!(app.ask(ask).await.contains("CSTAErrorCode"));
     faults.next_messages(Link::Csta, 0, MessageFault::Truncate, 1);
     app.send(ask).await;
     assert_eq!(app.read().await, None, "half a message, then the end");
@@ -503,13 +536,40 @@ async fn a_cut_a_frozen_and_a_restarted_link_show() {
 }
 
 #[tokio::test]
+async fn tls_is_spoken_where_the_listener_has_it() {
+    let mut fixture = Fixture::start(0, 10).await;
+    let (acceptor, ca) = crate::tls::make().unwrap();
+    fixture.ctx.tls = Some(acceptor);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(csta::serve(listener, fixture.ctx.clone()));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(rustls_pki_types::pem::PemObject::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    stream.write_all(b"\0\0\0\x130001<ParkCall/>").await.unwrap();
+    let mut header = [0; 8];
+    timeout(SOON, stream.read_exact(&mut header)).await.unwrap().unwrap();
+    assert_eq!(&header[4..], b"0001");
+}
+
+#[tokio::test]
 async fn keepalives_come_and_are_answered() {
-    let fixture = Fixture::start(0, 10).await;
+    let mut dialect = SimDialect::from_seed(0);
+    dialect.csta.keepalive_interval_s = 2;
+    let fixture = Fixture::with(dialect, 10).await;
     let mut app = fixture.app().await;
     let frame = app.frame("0000", "<keepalive />");
     assert_eq!(frame.len(), 21);
-    let (id, text) = app.read().await.unwrap();
-    assert_eq!((id.as_str(), text.as_str()), ("0000", "<keepalive />"));
+    for _ in 0..2 {
+        let (id, text) = app.read().await.unwrap();
+        assert_eq!((id.as_str(), text.as_str()), ("0000", "<keepalive />"));
+        app.stream.write_all(&frame).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

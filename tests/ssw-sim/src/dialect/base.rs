@@ -2,7 +2,9 @@
 
 use ssw_core::{MergeInto, RefusalCause};
 
-use super::{CallApiSide, CstaSide, EventFrame, EventShape, HttpCall, Names, OperationShape, RecordShape, SimDialect, TerminalSide, TimeFormat};
+use super::{
+    CallApiSide, CstaSide, EventFrame, EventShape, HttpCall, Names, OperationShape, RecordShape, SimDialect, TerminalSide, TimeFormat,
+};
 
 const MEMBER: &str = "conference=conference_id participant=participant_id";
 const LEG: &str = "call=call_id leg=leg_id";
@@ -41,16 +43,9 @@ const OPERATIONS: [(&str, &str, &str, &str, &str, &str); 37] = [
         CONFERENCE,
         "",
     ),
-    (
-        "conference_invite",
-        "teleconference",
-        "participant_add",
-        "conference=conference_id to=number role=role",
-        "participant=participant_id",
-        "",
-    ),
-    ("conference_cancel_invitation", "teleconference", "participant_cancel", MEMBER, "", ""),
-    ("conference_remove", "teleconference", "participant_remove", MEMBER, "", ""),
+    ("conference_invite", "teleconference", "member_add", "conference=conference_id to=number role=role", "participant=participant_id", ""),
+    ("conference_cancel_invitation", "teleconference", "member_cancel", MEMBER, "", ""),
+    ("conference_remove", "teleconference", "member_remove", MEMBER, "", ""),
     ("conference_mute", "teleconference", "mic_off", MEMBER, "", ""),
     ("conference_unmute", "teleconference", "mic_on", MEMBER, "", ""),
     ("conference_ask_to_unmute", "teleconference", "mic_ask", MEMBER, "", ""),
@@ -60,12 +55,12 @@ const OPERATIONS: [(&str, &str, &str, &str, &str, &str); 37] = [
     ("conference_set_role", "teleconference", "role_set", "conference=conference_id participant=participant_id role=role", "", ""),
     ("conference_lock", "teleconference", "conference_lock", CONFERENCE, "", ""),
     ("conference_unlock", "teleconference", "conference_unlock", CONFERENCE, "", ""),
-    ("conference_hold", "teleconference", "participant_hold", MEMBER, "", ""),
-    ("conference_retrieve", "teleconference", "participant_unhold", MEMBER, "", ""),
+    ("conference_hold", "teleconference", "member_hold", MEMBER, "", ""),
+    ("conference_retrieve", "teleconference", "member_unhold", MEMBER, "", ""),
     (
         "conference_move",
         "teleconference",
-        "participant_move",
+        "member_move",
         "conference=conference_id participant=participant_id other_conference=to_conference_id",
         "participant=participant_id",
         "",
@@ -121,10 +116,7 @@ const EVENTS: [(&str, &str, &str, &str, &str); 7] = [
 
 const WORDS: [(&str, &str); 7] = [
     ("boolean", "true=true false=false"),
-    (
-        "leg_state",
-        "initiated=initiated alerting=alerting queued=queued connected=talking held=held failed=failed released=released",
-    ),
+    ("leg_state", "initiated=initiated alerting=alerting queued=queued connected=talking held=held failed=failed released=released"),
     ("direction", "originating=out terminating=in"),
     (
         "participant_status",

@@ -90,10 +90,7 @@ impl Maker {
         let tag = self.tag.clone();
         let terminal = &mut dialect.terminal;
         terminal.session_cookie = format!("{}_SID", tag.to_uppercase());
-        terminal.keepalive = (!seed.is_multiple_of(3)).then(|| HttpCall {
-            method: if seed.is_multiple_of(2) { "POST" } else { "GET" }.to_owned(),
-            path: format!("/{tag}/keep-alive"),
-        });
+        terminal.keepalive = (!seed.is_multiple_of(3)).then(|| HttpCall { method: "POST".to_owned(), path: format!("/{tag}/keep-alive") });
         terminal.keepalive_interval_s = self.pick(&[2, 3, 4], 3);
         terminal.liveness_command = self.pick_text(&["cocon_configure_info", "teleconference_room_list"]);
         terminal.expired_status = self.pick(&[419, 440, 410], 440);
@@ -128,11 +125,7 @@ impl Maker {
         api.pad = '\0';
         api.length_in_bytes = false;
         api.name_prefix = self.pick_text(&["{service}.", "{service}:"]);
-        api.event_frame = if self.rng.random() {
-            EventFrame::Status(self.pick_text(&["EVT", "100", "299"]))
-        } else {
-            EventFrame::RequestId(self.pick_text(&["9999", "evnt"]))
-        };
+        api.event_frame = EventFrame::Status(self.pick_text(&["EVT", "100", "299"]));
         api.keepalive_command = Some(format!("{tag}_noop"));
         api.keepalive_interval_s = self.pick(&[2, 3, 4], 3);
         api.list_separator = self.pick_text(&[";", "|", "+"]);

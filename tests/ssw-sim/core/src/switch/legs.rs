@@ -120,7 +120,15 @@ impl Tx<'_> {
     }
 
     /// Adds a leg to a call; its id.
-    pub(super) fn add_leg(&mut self, domain: &str, call: &str, device: &str, remote: &str, direction: Direction, state: LegState) -> String {
+    pub(super) fn add_leg(
+        &mut self,
+        domain: &str,
+        call: &str,
+        device: &str,
+        remote: &str,
+        direction: Direction,
+        state: LegState,
+    ) -> String {
         let (now, serial) = (self.now, self.serial());
         let Ok(at) = self.domain(domain) else { return String::new() };
         at.index(device, call);
@@ -270,7 +278,8 @@ impl Tx<'_> {
         waiting.sort();
         for (_, call, leg, group, caller) in waiting {
             let Ok(at) = self.domain(domain) else { return };
-            let tried = |member: &str| at.calls.get(&call).map_or(0, |call| call.view.legs.iter().filter(|leg| leg.device == member).count());
+            let tried =
+                |member: &str| at.calls.get(&call).map_or(0, |call| call.view.legs.iter().filter(|leg| leg.device == member).count());
             let members = at.groups.get(&group).map(|group| group.members.clone()).unwrap_or_default();
             let free = members
                 .iter()

@@ -74,14 +74,7 @@ fn outcome_of(merge: &Merge, device: &str) -> Outcome {
 
 impl Tx<'_> {
     /// Takes the calls apart and puts the resulting one together; nothing can fail once it begins to change things.
-    fn merge(
-        &mut self,
-        domain: &str,
-        held: (&str, &str),
-        active: Option<(&str, &str)>,
-        cause: Cause,
-        to: &str,
-    ) -> Result<Merge, Refusal> {
+    fn merge(&mut self, domain: &str, held: (&str, &str), active: Option<(&str, &str)>, cause: Cause, to: &str) -> Result<Merge, Refusal> {
         let new_id = self.id();
         let (now, style, history) = (self.now, self.options.merge_into, self.options.history);
         let at = self.domain(domain)?;
@@ -97,7 +90,12 @@ impl Tx<'_> {
         let (mut moved, mut dropped) = (Vec::new(), Vec::new());
         let mut ended = Vec::new();
         let own = |call: &str, leg: &str| (call, leg) == held || active.is_some_and(|active| active == (call, leg));
-        for mut source in [Some(first), second].into_iter().flatten() {
+        // Of a joining device the leg stays that is on the resulting call already.
+        let kept = active.filter(|active| active.0 == into).unwrap_or(held);
+        // The call that goes on comes first: what it has had keeps its ids, even what is released.
+        let mut sources: Vec<Call> = [Some(first), second].into_iter().flatten().collect();
+        sources.sort_by_key(|source| source.view.id != into);
+        for mut source in sources {
             let id = source.view.id.clone();
             let goes_on = id == into;
             // Legs released before stay in the record of their own call.
@@ -108,7 +106,7 @@ impl Tx<'_> {
                     continue;
                 }
                 let is_own = own(&id, &leg.id);
-                let leaves = is_own && (cause == Cause::Transfer || (id.as_str(), leg.id.as_str()) != held);
+                let leaves = is_own && (cause == Cause::Transfer || (id.as_str(), leg.id.as_str()) != kept);
                 let mut old = leg.clone();
                 (old.state, old.cause, old.ended_at) = (LegState::Released, Some(cause), Some(now));
                 if leaves {
@@ -119,7 +117,7 @@ impl Tx<'_> {
                 if !goes_on {
                     stay.push(old);
                 }
-                let new_leg = if goes_on && result.leg(&leg.id).is_none() { leg.id.clone() } else { result.free_leg_id(&leg.device) };
+                let new_leg = if goes_on { leg.id.clone() } else { result.free_leg_id(&leg.device) };
                 moved.push((id.clone(), leg.id.clone(), new_leg.clone()));
                 (leg.id, leg.call) = (new_leg, into.clone());
                 if is_own {
@@ -128,12 +126,7 @@ impl Tx<'_> {
                 result.view.legs.push(leg);
             }
             if goes_on {
-                // Ids of released legs must not be taken again, so they are put in under their own.
-                for leg in stay {
-                    let taken = result.leg(&leg.id).is_some();
-                    let id = if taken { result.free_leg_id(&leg.device) } else { leg.id.clone() };
-                    result.view.legs.push(LegView { id, ..leg });
-                }
+                result.view.legs.extend(stay);
             } else {
                 source.view.legs = stay;
                 (source.view.ended_at, source.view.cause) = (Some(now), Some(cause));

@@ -16,8 +16,7 @@ use crate::{
 /// Seconds a registration is granted for.
 const REGISTRATION_TTL: u32 = 3600;
 const GIVEN: [&str; 12] = ["Anna", "Boris", "Vera", "Gleb", "Daria", "Egor", "Zoya", "Igor", "Ksenia", "Lev", "Maria", "Nikolai"];
-const FAMILY: [&str; 11] =
-    ["Abramov", "Belov", "Volkov", "Golubev", "Dorin", "Egorov", "Zimin", "Ivanov", "Kozlov", "Lebedev", "Morozov"];
+const FAMILY: [&str; 11] = ["Abramov", "Belov", "Volkov", "Golubev", "Dorin", "Egorov", "Zimin", "Ivanov", "Kozlov", "Lebedev", "Morozov"];
 
 impl Domain {
     pub(super) fn is_subscriber(&self, alias: &str) -> bool {
@@ -113,8 +112,10 @@ impl Switch {
     /// A page of aliases: the numbered ones ascending, then the declared ones.
     pub fn aliases(&self, domain: &str, offset: usize, limit: usize) -> Result<Vec<String>, Refusal> {
         self.read(domain, |domain| {
-            let numbered = (domain.first..domain.first + domain.count).map(|number| number.to_string());
-            numbered.chain(domain.declared.iter().cloned()).skip(offset).take(limit).collect()
+            let skipped = u64::try_from(offset).unwrap_or(u64::MAX).min(domain.count);
+            let numbered = (domain.first + skipped..domain.first + domain.count).map(|number| number.to_string());
+            let rest = offset - usize::try_from(skipped).unwrap_or(offset);
+            numbered.chain(domain.declared.iter().skip(rest).cloned()).take(limit).collect()
         })
     }
 

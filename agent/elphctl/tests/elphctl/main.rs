@@ -1,0 +1,10 @@
+//! The real `elphctl` against an agent with canned answers.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, unreachable_pub, reason = "helpers of tests")]
+
+mod commands;
+mod failures;
+mod reference;
+mod streams;
+mod support;
+mod tables;
+mod world;

@@ -1,0 +1,142 @@
+//! The gRPC API: one file per service. A handler parses and checks its request, finds out who asks, and hands over: reading goes to the
+//! model, commands go through [`crate::command`].
+
+mod agent;
+mod calls;
+mod check;
+mod conferences;
+mod directory;
+mod events;
+mod server;
+
+use std::sync::Arc;
+
+use elph_model::Core;
+use elph_proto::{reason::Reason, v1};
+use mediator_client::switch::Domain;
+use prost::Message;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Request, Response, Status};
+
+pub use self::server::{ServeError, serve};
+use crate::{
+    access::{Denied, Need, Principal},
+    command::{Commands, Remembered},
+    config::Scope,
+    lifecycle::Shared,
+    link::Switch,
+    telemetry::metrics::label,
+};
+
+/// What every service needs.
+#[derive(Clone)]
+pub struct Api {
+    shared: Arc<Shared>,
+    switch: Arc<Switch>,
+    commands: Arc<Commands>,
+    conference_locks: Arc<conferences::Locks>,
+    subscribers: Arc<Semaphore>,
+}
+
+impl Api {
+    /// The services over one switch.
+    pub fn new(shared: Arc<Shared>, switch: Arc<Switch>, commands: Arc<Commands>) -> Self {
+        let most = usize::try_from(shared.config.load().grpc.max_subscribers).unwrap_or(Semaphore::MAX_PERMITS);
+        let subscribers = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+        Self { shared, switch, commands, conference_locks: Arc::default(), subscribers }
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        self.switch.core()
+    }
+
+    /// Who asks, if it may.
+    async fn authorize<T>(&self, request: &Request<T>, scope: Scope, mutating: bool, domain: Option<&Domain>) -> Result<Principal, Status> {
+        let need = Need { scope, mutating, domain };
+        self.shared.access.authorize_request(request, need).await.map_err(|denied| self.denied(denied))
+    }
+
+    fn denied(&self, denied: Denied) -> Status {
+        self.shared.metrics.access_denied.get_or_create(&label("reason", denied.reason())).inc();
+        denied.into()
+    }
+
+    /// As [`Api::authorize`] for an object that the caller names by id: one that does not exist and one that the caller may not see are
+    /// the same.
+    async fn authorize_object<T>(
+        &self,
+        request: &Request<T>,
+        scope: Scope,
+        mutating: bool,
+        domain: Option<&str>,
+        unknown: Reason,
+        id: &str,
+    ) -> Result<Principal, Status> {
+        let nothing = || unknown.status(format!("there is no '{id}', or it may not be seen with this grant"));
+        let Some(domain) = domain.and_then(|domain| Domain::parse(domain).ok()) else {
+            self.authorize(request, scope, false, None).await?;
+            return Err(nothing());
+        };
+        let need = Need { scope, mutating, domain: Some(&domain) };
+        match self.shared.access.authorize_request(request, need).await {
+            Err(Denied::DomainNotGranted { .. }) => Err(nothing()),
+            other => other.map_err(|denied| self.denied(denied)),
+        }
+    }
+
+    /// What was answered to this request before, for an object that is no longer known: a command that comes again gets its answer
+    /// even after the call it was about is forgotten. `unknown` otherwise.
+    async fn replay<T: Message, R: Remembered>(
+        &self,
+        request: &Request<T>,
+        scope: Scope,
+        method: &'static str,
+        request_id: &str,
+        unknown: Status,
+    ) -> Result<Response<R>, Status> {
+        let principal = self.authorize(request, scope, false, None).await?;
+        let answered = self.commands.recall(principal.caller(), request_id, method, &request.get_ref().encode_to_vec(), self.core());
+        answered.unwrap_or(Err(unknown)).map(Response::new)
+    }
+
+    /// A place for one more stream.
+    fn subscriber(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let full = |_| Reason::TooManySubscribers.status("the agent serves as many streams as grpc.max_subscribers allows");
+        self.subscribers.clone().try_acquire_owned().map_err(full)
+    }
+
+    /// A domain that is served; who asks must have been authorised for it.
+    fn served(&self, domain: &Domain) -> Result<(), Status> {
+        match self.switch.domains().any(|served| served == domain) {
+            true => Ok(()),
+            false => Err(Reason::UnknownDomain.status(format!("the domain {domain} is not served by this agent"))),
+        }
+    }
+}
+
+/// The place where a page ends, as an opaque token.
+fn page_token(next: Option<(i64, String)>) -> String {
+    next.map(|(start, id)| format!("{start}/{id}")).unwrap_or_default()
+}
+
+fn parse_page_token(token: &str) -> Option<Option<(i64, String)>> {
+    if token.is_empty() {
+        return Some(None);
+    }
+    let (start, id) = token.split_once('/')?;
+    Some(Some((start.parse().ok()?, id.to_owned())))
+}
+
+/// A conference's roster is left out of what is remembered.
+fn slim(conference: &mut Option<v1::Conference>) {
+    if let Some(conference) = conference {
+        conference.participants = Vec::new();
+    }
+}
+
+/// A remembered conference is shown as it is now, if the model still has it.
+fn refill(conference: &mut Option<v1::Conference>, core: &Core) {
+    if let Some(known) = conference.as_ref().and_then(|conference| core.conference(&conference.id)) {
+        *conference = Some(known);
+    }
+}
