@@ -70,12 +70,13 @@ async fn sample(shared: Arc<Shared>, core: Arc<Core>, switch: Arc<Switch>) {
         metrics.journal_faults.inc_by(now.disk_events_skipped - before.disk_events_skipped);
         metrics.journal_events.set(gauge(now.journal_events));
         metrics.journal_size.set(gauge(now.journal_bytes));
-        for (domain, count) in core.counts_by_domain() {
-            metrics.calls.get_or_create(&label("domain", &domain)).set(gauge(count.calls));
-            metrics.conferences.get_or_create(&label("domain", &domain)).set(gauge(count.conferences));
-            metrics.participants.get_or_create(&label("domain", &domain)).set(gauge(count.participants));
-        }
+        let counts = core.counts_by_domain();
         for domain in switch.domains() {
+            // A domain in which nothing goes on any more has no counts: zero.
+            let count = counts.get(domain.as_str()).copied().unwrap_or_default();
+            metrics.calls.get_or_create(&label("domain", domain.as_str())).set(gauge(count.calls));
+            metrics.conferences.get_or_create(&label("domain", domain.as_str())).set(gauge(count.conferences));
+            metrics.participants.get_or_create(&label("domain", domain.as_str())).set(gauge(count.participants));
             let known = switch.directory().listing(domain).map_or(0, |listing| listing.subscribers.len());
             metrics.subscribers.get_or_create(&label("domain", domain.as_str())).set(gauge(known as u64));
         }

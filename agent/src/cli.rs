@@ -2,19 +2,29 @@
 //! cannot be had, 70 for a failure inside.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use ecss_switch::{Dialect, Domain, link::LinkKind, link::Tap};
+use tokio_util::sync::CancellationToken;
+
 use crate::{
-    config::{Config, Loaded, Problem, Refused},
+    config::{Config, Loaded, Problem, Refused, Size, Span},
+    doctor, follow,
     lifecycle::{self, Shutdown},
+    record::{Recorder, Recording},
+    replay,
     telemetry::logs,
 };
+
+/// Threads that run the agent's tasks at most: it is a guest on the switch's host, however many cores that has.
+const MOST_WORKERS: usize = 4;
 
 /// How long blocking work may go on after everything else has ended.
 const RUNTIME_DEADLINE: Duration = Duration::from_secs(1);
@@ -30,7 +40,21 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the agent.
-    Run(ConfigFile),
+    Run(Run),
+    /// Look at configuration and switch, and say what to set.
+    ///
+    /// Works beside the running agent, in sessions of its own that are closed afterwards, and sends only commands that read. Ends with
+    /// what to set as TOML for the configuration file. Exit code 0: all well; 1: something to mend; 64: the configuration is refused.
+    Doctor(DoctorArgs),
+    /// Record what is exchanged with the switch, in sessions of one's own.
+    ///
+    /// Follows every configured link and reads the lists until the time is over or Ctrl-C. Passwords, cookies and session ids are
+    /// replaced. The file (JSON lines, readable by its owner alone) may hold personal numbers unless --pseudonymise is given.
+    Record(RecordArgs),
+    /// Read a recording again with the configured or another dialect, and say what is understood.
+    ///
+    /// Exit code 0: everything is understood; 1: not everything.
+    Replay(ReplayArgs),
     /// Look at the configuration.
     Config {
         #[command(subcommand)]
@@ -68,6 +92,85 @@ struct ConfigFile {
 }
 
 #[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Record what is exchanged with the switch to this file, which must not exist.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Most bytes of that recording.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size, requires = "record")]
+    record_max_size: Size,
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Look at this link only.
+    #[arg(long, value_name = "LINK", value_parser = link)]
+    only: Option<LinkKind>,
+    /// Look at this node only: host:port, or a host.
+    #[arg(long)]
+    node: Option<String>,
+    /// JSON, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct RecordArgs {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The file to write; it must not exist.
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    /// How long to record.
+    #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = span)]
+    time: Span,
+    /// Most bytes of the file.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size)]
+    max_size: Size,
+    /// Replace every number of three digits and more, each always by the same other one.
+    #[arg(long)]
+    pseudonymise: bool,
+}
+
+#[derive(Debug, Args)]
+struct ReplayArgs {
+    /// The recording.
+    file: PathBuf,
+    /// The built-in dialect to start from: documented or sim.
+    #[arg(long, default_value = "documented")]
+    dialect: String,
+    /// A TOML file whose fields replace those of the dialect.
+    #[arg(long, value_name = "FILE")]
+    dialect_file: Option<PathBuf>,
+    /// Take dialect and domain from this configuration instead.
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["dialect", "dialect_file"])]
+    config: Option<PathBuf>,
+    /// The domain that the sessions were opened for.
+    #[arg(long)]
+    domain: Option<String>,
+    /// JSON, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+fn size(text: &str) -> Result<Size, String> {
+    Size::parse(text).filter(|size| size.0 > 0).ok_or_else(|| "must be a size such as 64MiB".to_owned())
+}
+
+fn span(text: &str) -> Result<Span, String> {
+    Span::parse(text).filter(|span| !span.0.is_zero()).ok_or_else(|| "must be a duration such as 10m".to_owned())
+}
+
+fn link(text: &str) -> Result<LinkKind, String> {
+    let all = [LinkKind::Terminal, LinkKind::CallApi, LinkKind::Csta];
+    all.into_iter().find(|link| link.to_string() == text).ok_or_else(|| "must be terminal, call_api or csta".to_owned())
+}
+
+#[derive(Debug, Args)]
 struct Shown {
     #[command(flatten)]
     file: ConfigFile,
@@ -87,7 +190,10 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(file) => run(&file),
+        Command::Run(args) => run(&args),
+        Command::Doctor(args) => examine(args),
+        Command::Record(args) => record(args),
+        Command::Replay(args) => replayed(&args),
         Command::Config { command: ConfigCommand::Check(shown) } => check(&shown),
         Command::Config { command: ConfigCommand::Dump(shown) } => dump(&shown),
         Command::Config { command: ConfigCommand::Schema } => print(&Config::schema()),
@@ -107,7 +213,123 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(file: &ConfigFile) -> ExitCode {
+fn examine(args: DoctorArgs) -> ExitCode {
+    let loaded = match Config::load(&args.file.config) {
+        Ok(loaded) => loaded,
+        Err(refused) => return complain(&refused.to_string(), 64),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&format!("the runtime cannot be started: {error}"), 70),
+    };
+    let scope = doctor::Scope { only: args.only, node: args.node };
+    let report = runtime.block_on(doctor::run(&loaded, scope));
+    runtime.shutdown_timeout(RUNTIME_DEADLINE);
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&report).map(|text| text + "\n").unwrap_or_default(),
+        false => report.text(io::stdout().is_terminal()),
+    };
+    let printed = print(&text);
+    if report.well { printed } else { ExitCode::from(1) }
+}
+
+fn record(args: RecordArgs) -> ExitCode {
+    let loaded = match Config::load(&args.file.config) {
+        Ok(loaded) => loaded,
+        Err(refused) => return complain(&refused.to_string(), 64),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&format!("the runtime cannot be started: {error}"), 70),
+    };
+    let RecordArgs { output, time, max_size, pseudonymise, .. } = args;
+    let options = follow::Options { output, time: time.0, most_bytes: max_size.0, pseudonymise };
+    let told = |outcome: &crate::record::Outcome| {
+        say(&format!("{} messages, {} bytes", outcome.written, outcome.bytes));
+    };
+    let outcome = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let asked = stop.clone();
+        tokio::spawn(async move {
+            let term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+            if let Ok(mut term) = term {
+                tokio::select! {
+                    _ = tokio::signal::ctrl_c() => {}
+                    _ = term.recv() => {}
+                }
+                asked.cancel();
+            }
+        });
+        follow::run(&loaded.config, &options, stop, told).await
+    });
+    runtime.shutdown_timeout(RUNTIME_DEADLINE);
+    match outcome {
+        Ok(outcome) => {
+            let file = options.output.display();
+            say(&format!("{file}: {} messages, {} bytes", outcome.written, outcome.bytes));
+            if outcome.left_out > 0 {
+                say("the file is full: what came later is not in it");
+            }
+            match options.pseudonymise {
+                true => say("numbers are replaced; names and texts may still be personal"),
+                false => say("it may hold personal numbers; --pseudonymise replaces them"),
+            }
+            match outcome.failed {
+                Some(error) => complain(&format!("{file}: {error}"), 74),
+                None => ExitCode::SUCCESS,
+            }
+        }
+        Err(error @ follow::RecordError::Config(_)) => complain(&error.to_string(), 64),
+        Err(error) => complain(&error.to_string(), 73),
+    }
+}
+
+fn replayed(args: &ReplayArgs) -> ExitCode {
+    let recording = match Recording::read(&args.file) {
+        Ok(recording) => recording,
+        Err(error) => return complain(&format!("{}: {error}", args.file.display()), 66),
+    };
+    let (dialect, configured) = match dialect_of(args) {
+        Ok(found) => found,
+        Err(what) => return complain(&what, 64),
+    };
+    let domain = args.domain.as_deref().map(Domain::parse).transpose();
+    let domain = match domain.map(|domain| domain.or(configured).map_or_else(|| Domain::parse("unknown.local"), Ok)) {
+        Ok(Ok(domain)) => domain,
+        Ok(Err(error)) | Err(error) => return complain(&format!("--domain: {error}"), 64),
+    };
+    let summary = replay::run(&recording, &Arc::new(dialect), &domain);
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&summary).map(|text| text + "\n").unwrap_or_default(),
+        false => summary.text(),
+    };
+    let printed = print(&text);
+    if summary.is_whole() { printed } else { ExitCode::from(1) }
+}
+
+fn dialect_of(args: &ReplayArgs) -> Result<(Dialect, Option<Domain>), String> {
+    if let Some(path) = &args.config {
+        let loaded = Config::load(path).map_err(|refused| refused.to_string())?;
+        let dialect = loaded.config.switch.dialect().map_err(|problem| format!("{}: {}", problem.key, problem.what))?;
+        return Ok((dialect, loaded.config.switch.domains.first().map(|domain| domain.name.clone())));
+    }
+    let mut overrides = toml::Table::new();
+    if let Some(path) = &args.dialect_file {
+        let text = crate::config::read_bounded(path, 1 << 20)?;
+        let text = String::from_utf8(text).map_err(|_| format!("{} is no UTF-8 text", path.display()))?;
+        overrides = toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok((Dialect::with_overrides(&args.dialect, &overrides).map_err(|error| error.to_string())?, None))
+}
+
+/// Progress, to standard error.
+fn say(text: &str) {
+    // Nobody is left to be told when standard error is closed.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+fn run(args: &Run) -> ExitCode {
+    let file = &args.file;
     let loaded = match Config::load(&file.config) {
         Ok(loaded) => loaded,
         Err(refused) => return complain(&refused.to_string(), 64),
@@ -122,12 +344,25 @@ fn run(file: &ConfigFile) -> ExitCode {
     for line in Refused::lines(&file.config.display().to_string(), &loaded.warnings) {
         tracing::warn!("{line}");
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let workers = std::thread::available_parallelism().map_or(MOST_WORKERS, std::num::NonZero::get).min(MOST_WORKERS);
+    let recorder = match args.record.as_ref().map(|path| (path, Recorder::create(path, args.record_max_size.0))) {
+        None => None,
+        Some((_, Ok(recorder))) => Some(Arc::new(recorder)),
+        Some((path, Err(error))) => return complain(&format!("{}: {error}", path.display()), 73),
+    };
+    let tap = recorder.clone().map(|recorder| recorder as Arc<dyn Tap>);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("the runtime cannot be started: {error}"), 70),
     };
-    let outcome = runtime.block_on(Box::pin(lifecycle::run(loaded, log, Shutdown::default())));
+    let outcome = runtime.block_on(Box::pin(lifecycle::run(loaded, log, Shutdown::default(), tap)));
     runtime.shutdown_timeout(RUNTIME_DEADLINE);
+    if let Some(recorder) = recorder {
+        match recorder.finish() {
+            Ok(outcome) => tracing::info!(messages = outcome.written, bytes = outcome.bytes, left_out = outcome.left_out, "recorded"),
+            Err(error) => tracing::error!(%error, "the recording may not be whole"),
+        }
+    }
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

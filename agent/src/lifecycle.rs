@@ -4,6 +4,7 @@
 use std::{io, process::ExitCode, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use ecss_switch::link::Tap;
 use sd_notify::NotifyState;
 use tokio::{
     net::TcpListener,
@@ -101,8 +102,8 @@ pub struct Shared {
     loaded: ArcSwap<Loaded>,
 }
 
-/// Runs the agent until it is told to stop.
-pub async fn run(loaded: Loaded, log: LogHandle, shutdown: Shutdown) -> Result<(), Failure> {
+/// Runs the agent until it is told to stop. `tap` sees everything that is exchanged with the switch.
+pub async fn run(loaded: Loaded, log: LogHandle, shutdown: Shutdown, tap: Option<Arc<dyn Tap>>) -> Result<(), Failure> {
     // Signals first: one that comes during the start is not lost.
     let mut signals = Signals::new().map_err(|source| Failure::Internal { what: "waiting for signals", source })?;
     let drain = loaded.config.shutdown.drain.0;
@@ -117,7 +118,7 @@ pub async fn run(loaded: Loaded, log: LogHandle, shutdown: Shutdown) -> Result<(
     let (links, metrics) = (shared.links.clone(), shared.metrics.clone());
     let health = tokio::spawn(health::serve(listener, links, metrics, shutdown.soft.clone(), shutdown.hard.clone()));
 
-    crate::assembly::start(&shared, None).await?;
+    crate::assembly::start(&shared, tap).await?;
 
     notify::tell(&[NotifyState::Ready, NotifyState::Status(&shared.links.summary())]);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");

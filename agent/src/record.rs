@@ -48,6 +48,8 @@ struct State {
 pub struct Outcome {
     /// Messages written.
     pub written: u64,
+    /// Bytes written.
+    pub bytes: u64,
     /// Messages that no longer fitted.
     pub left_out: u64,
     /// Why writing ended before its time.
@@ -120,6 +122,7 @@ impl Tap for Recorder {
             Ok(()) => {
                 state.left -= length;
                 state.outcome.written += 1;
+                state.outcome.bytes += length;
             }
             Err(error) => state.outcome.failed = Some(error.to_string()),
         }
@@ -170,7 +173,8 @@ mod tests {
         recorder.message(LinkKind::Csta, Way::Received, "9999", "<DeliveredEvent>\n\u{0}абв</DeliveredEvent>");
         recorder.message(LinkKind::Csta, Way::Received, "9999", &"x".repeat(400));
         recorder.message(LinkKind::Csta, Way::Received, "9999", "short, but after a gap");
-        assert_eq!(recorder.finish().unwrap(), Outcome { written: 2, left_out: 2, failed: None });
+        let bytes = std::fs::metadata(&path).unwrap().len();
+        assert_eq!(recorder.finish().unwrap(), Outcome { written: 2, bytes, left_out: 2, failed: None });
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(Recorder::create(&path, 1).is_err(), "an existing recording is not overwritten");
         let read = Recording::read(&path).unwrap();

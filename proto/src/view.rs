@@ -74,7 +74,13 @@ impl View {
             self.conferences.remove(&conference.id);
             return;
         }
-        if let Some(known) = self.conferences.remove(&conference.id) {
+        // The roster comes along only when the conference is new to the stream; else it is as it was.
+        if let Some(mut known) = self.conferences.remove(&conference.id)
+            && conference.participants.is_empty()
+        {
+            if conference.connected_count == 0 && conference.pending_count == 0 {
+                known.participants.retain(|it| counts(std::slice::from_ref(it)) == (0, 0));
+            }
             conference.participants = known.participants;
         }
         self.conferences.insert(conference.id.clone(), conference);

@@ -1,7 +1,7 @@
 //! Conferences as state machines, in the terms of RFC 4575. Counts come from the roster and from nowhere else; who has left stays away
 //! until the switch says otherwise with a later time or in a list.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use ecss_switch::{
     event::{ConferenceObservation, ParticipantObservation, ParticipantStatus},
@@ -59,6 +59,12 @@ struct ChangedMember {
     counts: bool,
 }
 
+/// A member that is not as the switch lists it.
+enum Difference<'a> {
+    Gone(String),
+    Listed(&'a ParticipantObservation),
+}
+
 /// How many members of one conference that have left are remembered.
 const MAX_LEFT: usize = 4096;
 
@@ -102,30 +108,29 @@ impl Conferences {
     /// Something about a conference as a whole was seen.
     pub(crate) fn conference(&mut self, domain: &str, seen: &ConferenceObservation, stamp: &Stamp) -> Vec<ConferenceChange> {
         let Some(switch_id) = &seen.conference else { return Vec::new() };
-        let id = self.find_or_create(domain, switch_id, seen.started_at.or(stamp.switch_time), stamp);
-        let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.has_ended()) else {
-            self.stale += 1;
-            return Vec::new();
+        // What is told of a conference just after its end is no new one: only a later start is.
+        let id = match self.known(domain, switch_id.as_str()) {
+            Some(ended) if ended.has_ended() && seen.started_at.is_none() => None,
+            _ => Some(self.find_or_create(domain, switch_id, seen.started_at.or(stamp.switch_time), stamp)),
         };
-        match entry.observe(seen, stamp) {
-            true => vec![ConferenceChange::Conference(entry.settled(stamp))],
-            false => {
-                self.stale += 1;
-                Vec::new()
-            }
+        let entry = id.and_then(|id| self.entries.get_mut(&id)).filter(|entry| !entry.has_ended());
+        let changed = entry.and_then(|entry| entry.observe(seen, stamp).then(|| ConferenceChange::Conference(entry.settled(stamp))));
+        if changed.is_none() {
+            self.stale += 1;
         }
+        changed.into_iter().collect()
     }
 
     /// A member was seen.
     pub(crate) fn participant(&mut self, domain: &str, seen: &ParticipantObservation, stamp: &Stamp) -> Vec<ConferenceChange> {
-        let key = (domain.to_owned(), seen.conference.to_string());
-        let leaves = seen.status == Some(ParticipantStatus::Disconnected);
-        if leaves && !self.by_switch_id.contains_key(&key) {
-            self.stale += 1;
-            return Vec::new();
-        }
-        let id = self.find_or_create(domain, &seen.conference, stamp.switch_time, stamp);
-        let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.has_ended()) else {
+        // Only who is in it, or on the way there, shows that there is a conference; who leaves or falls silent comes after its end, too.
+        let id = match seen.status {
+            None | Some(ParticipantStatus::Disconnected) => {
+                self.known(domain, seen.conference.as_str()).map(|entry| entry.conference.id.clone())
+            }
+            Some(_) => Some(self.find_or_create(domain, &seen.conference, stamp.switch_time, stamp)),
+        };
+        let Some(entry) = id.and_then(|id| self.entries.get_mut(&id)).filter(|entry| !entry.has_ended()) else {
             self.stale += 1;
             return Vec::new();
         };
@@ -140,6 +145,10 @@ impl Conferences {
         changes
     }
 
+    fn known(&self, domain: &str, switch_id: &str) -> Option<&Entry> {
+        self.entries.get(self.by_switch_id.get(&(domain.to_owned(), switch_id.to_owned()))?)
+    }
+
     /// A conference is over.
     pub(crate) fn ended(&mut self, domain: &str, switch_id: &SwitchConferenceId, stamp: &Stamp) -> Vec<ConferenceChange> {
         let id = self.by_switch_id.get(&(domain.to_owned(), switch_id.to_string())).cloned();
@@ -148,11 +157,11 @@ impl Conferences {
 
     /// Compares the domain's conferences with what the switch lists, and makes them equal, except what was observed after the snapshot began.
     pub(crate) fn resync(&mut self, domain: &str, began: u64, snapshot: &[ConferenceSnapshot], stamp: &Stamp) -> Vec<ConferenceChange> {
-        let listed = |entry: &Entry| {
-            let id = &entry.conference.switch_conference_id;
-            snapshot.iter().any(|listed| listed.conference.conference.as_ref().is_some_and(|seen| seen.as_str() == id))
+        let listed: HashSet<&str> = snapshot.iter().filter_map(|listed| listed.conference.conference.as_ref()).map(AsRef::as_ref).collect();
+        let gone = |entry: &&Entry| {
+            let here = entry.conference.domain == domain && !entry.has_ended();
+            here && entry.last_tick() <= began && !listed.contains(entry.conference.switch_conference_id.as_str())
         };
-        let gone = |entry: &&Entry| entry.conference.domain == domain && !entry.has_ended() && entry.last_tick() <= began && !listed(entry);
         let gone: Vec<String> = self.entries.values().filter(gone).map(|entry| entry.conference.id.clone()).collect();
         let mut changes: Vec<ConferenceChange> = gone.iter().filter_map(|id| self.end(id, stamp)).collect();
         for listed in snapshot {
@@ -177,28 +186,23 @@ impl Conferences {
         let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
         let is_new = entry.conference.version == 0;
         let whole = (entry.tick <= began || is_new) && entry.observe(&listed.conference, stamp);
-        let mut participants = Vec::new();
-        if let Some(members) = &listed.members {
-            let stale = |entry: &Entry, id: &str| entry.member_ticks.get(id).is_some_and(|tick| *tick > began);
-            let missing =
-                |known: &&v1::Participant| !members.iter().any(|seen| seen.participant.as_str() == known.id) && !stale(entry, &known.id);
-            let missing: Vec<String> = entry.conference.participants.iter().filter(missing).map(|known| known.id.clone()).collect();
-            participants.extend(missing.iter().filter_map(|id| entry.remove(id, None, stamp)));
-            for seen in members {
-                if !stale(entry, seen.participant.as_str()) {
-                    participants.extend(entry.observe_member(seen, stamp, true));
-                }
-            }
-        }
         let mut changes = Vec::new();
-        if is_new || whole {
-            let conference = entry.settled(stamp);
-            changes.push(ConferenceChange::Conference(conference));
+        if whole && !is_new {
+            changes.push(ConferenceChange::Conference(entry.settled(stamp)));
         }
-        if !is_new {
-            for changed in participants {
+        // One after the other: the counts that go with a change are those of the roster after it.
+        for seen in entry.differences(listed.members.as_deref(), began) {
+            let changed = match seen {
+                Difference::Gone(id) => entry.remove(&id, None, stamp),
+                Difference::Listed(seen) => entry.observe_member(seen, stamp, true),
+            };
+            // A new conference is told as a whole.
+            if let Some(changed) = changed.filter(|_| !is_new) {
                 changes.push(entry.member_settled(changed, stamp));
             }
+        }
+        if is_new {
+            changes.push(ConferenceChange::Conference(entry.settled(stamp)));
         }
         changes
     }
@@ -322,6 +326,9 @@ impl Entry {
             ..Default::default()
         });
         describe(&mut participant, seen, stamp);
+        if participant.floor_requested && known.is_none_or(|known| !known.floor_requested) {
+            participant.floor_request_time = participant.floor_request_time.map(|at| self.after_other_requests(at));
+        }
         let mut counts = true;
         match place.and_then(|place| self.conference.participants.get_mut(place)) {
             Some(known) if *known == participant => return None,
@@ -334,21 +341,41 @@ impl Entry {
         Some(ChangedMember { participant, counts })
     }
 
+    /// The switch's times may be whole seconds: who asks for the floor in the same second as others, but later, waits for less long.
+    fn after_other_requests(&self, at: prost_types::Timestamp) -> prost_types::Timestamp {
+        let others = self.conference.participants.iter().filter_map(|it| it.floor_request_time);
+        match others.filter(|other| other.seconds == at.seconds).map(|other| other.nanos).max() {
+            Some(nanos) if nanos >= at.nanos => prost_types::Timestamp { nanos: (nanos + 1).min(999_999_999), ..at },
+            _ => at,
+        }
+    }
+
     fn remove(&mut self, id: &str, cause: Option<v1::EndCause>, stamp: &Stamp) -> Option<ChangedMember> {
-        let place = self.conference.participants.iter().position(|known| known.id == id)?;
-        let mut participant = self.conference.participants.remove(place);
+        let place = self.conference.participants.iter().position(|known| known.id == id);
         if self.left.len() >= MAX_LEFT {
             self.left.clear();
             self.member_ticks.retain(|id, _| self.conference.participants.iter().any(|known| known.id == *id));
         }
+        // Also of one who is not known: a list that was read before may still name it, and would bring it in for ever.
         self.left.insert(id.to_owned(), stamp.at());
         self.member_ticks.insert(id.to_owned(), stamp.tick);
+        let mut participant = self.conference.participants.remove(place?);
         participant.set_status(v1::ParticipantStatus::Disconnected);
         participant.set_end_cause(cause.unwrap_or(v1::EndCause::Normal));
         participant.talking = false;
         participant.floor_requested = false;
         participant.floor_request_time = None;
         Some(ChangedMember { participant, counts: true })
+    }
+
+    /// Members that may differ from the list, except those that were observed after it was asked for.
+    fn differences<'a>(&self, members: Option<&'a [ParticipantObservation]>, began: u64) -> Vec<Difference<'a>> {
+        let Some(members) = members else { return Vec::new() };
+        let fresher = |id: &str| self.member_ticks.get(id).is_some_and(|tick| *tick > began);
+        let listed: HashSet<&str> = members.iter().map(|seen| seen.participant.as_str()).collect();
+        let gone = self.conference.participants.iter().map(|known| known.id.as_str()).filter(|id| !listed.contains(id) && !fresher(id));
+        let gone = gone.map(|id| Difference::Gone(id.to_owned()));
+        gone.chain(members.iter().filter(|seen| !fresher(seen.participant.as_str())).map(Difference::Listed)).collect()
     }
 
     /// Counts the version up and returns the conference as it is written.

@@ -9,7 +9,7 @@ use ecss_switch::{
 };
 use elph_proto::{v1, view::View};
 use jiff::Timestamp;
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockWriteGuard};
 use tokio::sync::watch;
 
 use crate::{
@@ -180,7 +180,7 @@ impl Core {
                 inner.write_conferences(domain, changes, &stamp);
             }
         }
-        self.announce(&inner);
+        self.announce(inner);
     }
 
     /// Call before a snapshot is asked for: what is observed from now on is fresher than it.
@@ -194,7 +194,7 @@ impl Core {
         let stamp = inner.stamp(None, origin);
         let changes = inner.calls.resync(domain.as_str(), began.0, calls, finished, &stamp);
         inner.write_calls(changes, &stamp);
-        self.announce(&inner);
+        self.announce(inner);
     }
 
     /// Makes the conferences of a domain equal to the switch's list.
@@ -203,7 +203,7 @@ impl Core {
         let stamp = inner.stamp(None, origin);
         let changes = inner.conferences.resync(domain.as_str(), began.0, conferences, &stamp);
         inner.write_conferences(domain.as_str(), changes, &stamp);
-        self.announce(&inner);
+        self.announce(inner);
     }
 
     /// A link's state has changed.
@@ -214,12 +214,18 @@ impl Core {
         }
         let stamp = inner.stamp(None, Origin::default());
         inner.write("", v1::event::Change::Link(link), &stamp);
-        self.announce(&inner);
+        self.announce(inner);
     }
 
-    fn announce(&self, inner: &Inner) {
+    /// Wakes who waits, once they can have the lock.
+    fn announce(&self, inner: RwLockWriteGuard<'_, Inner>) {
         let newest = inner.ring.newest();
-        self.changed.send_if_modified(|known| std::mem::replace(known, newest) != newest);
+        drop(inner);
+        self.changed.send_if_modified(|known| {
+            let news = newest > *known;
+            *known = newest.max(*known);
+            news
+        });
     }
 
     // --- reading
@@ -252,7 +258,7 @@ impl Core {
     /// Calls that match, newest first, from a place on.
     pub fn calls(&self, after: Option<&(i64, String)>, limit: usize, matches: impl Fn(&v1::Call) -> bool) -> Page<v1::Call> {
         let inner = self.inner.read();
-        let key = |call: &v1::Call| (call.start_time.map_or(0, |start| -start.seconds), call.id.clone());
+        let key = |call: &v1::Call| (newest_first(call.start_time), call.id.clone());
         let mut found: Vec<_> = inner.calls.iter().filter(|call| matches(call)).map(|call| (key(call), call)).collect();
         page(&mut found, after, limit, |call| call.clone())
     }
@@ -266,7 +272,7 @@ impl Core {
         matches: impl Fn(&v1::Conference) -> bool,
     ) -> Page<v1::Conference> {
         let inner = self.inner.read();
-        let key = |conference: &v1::Conference| (conference.start_time.map_or(0, |start| -start.seconds), conference.id.clone());
+        let key = |conference: &v1::Conference| (newest_first(conference.start_time), conference.id.clone());
         let mut found: Vec<_> = inner.conferences.iter().filter(|conference| matches(conference)).map(|it| (key(it), it)).collect();
         page(&mut found, after, limit, |conference| {
             let participants = if rosters { conference.participants.clone() } else { Vec::new() };
@@ -440,6 +446,11 @@ fn with_duration(mut conference: v1::Conference) -> v1::Conference {
         conference.duration = conference.start_time.as_ref().map(|start| convert::between(start, &convert::timestamp(Timestamp::now())));
     }
     conference
+}
+
+/// Sorts what began later before what began earlier, even within a second.
+fn newest_first(start: Option<prost_types::Timestamp>) -> i64 {
+    start.map_or(0, |start| start.seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(start.nanos)).saturating_neg())
 }
 
 fn page<T, R>(found: &mut Vec<((i64, String), &T)>, after: Option<&(i64, String)>, limit: usize, read: impl Fn(&T) -> R) -> Page<R> {

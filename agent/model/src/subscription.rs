@@ -1,17 +1,18 @@
 //! One subscriber's stream: a cursor into the ring and a filter. It holds no queue: who reads slowly falls behind alone, and is told so.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use elph_proto::v1::{self, subscribe_response::Message};
 use jiff::Timestamp;
+use parking_lot::RwLockReadGuard;
 use prost::Message as _;
 use tokio::sync::watch;
 
 use crate::{
     convert,
     core::{Core, Inner},
-    journal::{Entry, Kind},
+    journal::{Entry, Kind, link_domain},
 };
 
 /// What a subscriber wants and may see. Empty lists mean everything.
@@ -55,6 +56,8 @@ pub struct Subscription {
     changed: watch::Receiver<u64>,
     /// Conferences that one of the wanted numbers takes part in.
     relevant: HashSet<String>,
+    /// Wakes the stream up to see whether a heartbeat is due. It is not put off with every event: that would cost more than the event.
+    quiet: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -64,6 +67,16 @@ enum Next {
     /// With new events: a heartbeat first tells the cursor.
     Now(u64),
     After(u64),
+    /// After a position, once it is known again which conferences the wanted numbers take part in.
+    Recall(u64),
+}
+
+/// What a turn gave.
+enum Turn {
+    Frames(Vec<Frame>),
+    /// Nothing for this subscriber so far, but more to look through.
+    More,
+    Nothing,
 }
 
 impl Filter {
@@ -90,6 +103,11 @@ impl Filter {
             && (self.aliases.is_empty() || member())
     }
 
+    /// A link of a domain, or of all domains. Another tenant's links are not shown.
+    fn link(&self, domain: &str) -> bool {
+        self.kind(v1::EventKind::Link) && (domain.is_empty() || self.domain(domain))
+    }
+
     /// Whether an entry passes by what the ring knows without decoding it.
     fn entry(&self, entry: &Entry) -> bool {
         match entry.kind {
@@ -101,7 +119,7 @@ impl Filter {
                     && self.domain(&entry.domain)
                     && (self.conferences.is_empty() || self.conferences.contains(&*entry.conference))
             }
-            Kind::Link => self.kind(v1::EventKind::Link),
+            Kind::Link => self.link(&entry.domain),
         }
     }
 }
@@ -117,12 +135,13 @@ impl Subscription {
                 Start::Snapshot => Next::Snapshot,
                 Start::After(cursor) if cursor.epoch != inner.ring.epoch() => Next::Resync(v1::resync::Reason::EpochChanged, 0),
                 Start::After(cursor) if !inner.ring.can_resume(cursor.sequence) => {
-                    Next::Resync(v1::resync::Reason::CursorTooOld, inner.ring.newest().saturating_sub(cursor.sequence))
+                    Next::Resync(v1::resync::Reason::CursorTooOld, inner.ring.since(cursor.sequence))
                 }
-                Start::After(cursor) => Next::After(cursor.sequence),
+                Start::After(cursor) if filter.aliases.is_empty() => Next::After(cursor.sequence),
+                Start::After(cursor) => Next::Recall(cursor.sequence),
             }
         };
-        Self { core, filter, next, changed, relevant: HashSet::new() }
+        Self { core, filter, next, changed, relevant: HashSet::new(), quiet: None }
     }
 
     /// The next messages, at least one; a heartbeat if nothing comes within the time.
@@ -130,13 +149,30 @@ impl Subscription {
         let deadline = tokio::time::Instant::now() + heartbeat;
         loop {
             self.changed.borrow_and_update();
-            let frames = self.ready();
-            if !frames.is_empty() {
-                return frames;
+            match self.turn() {
+                Turn::Frames(frames) => return frames,
+                Turn::More => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Turn::Nothing => {}
             }
-            // An error means that the core is gone, and then the stream's caller is too.
-            if !matches!(tokio::time::timeout_at(deadline, self.changed.changed()).await, Ok(Ok(()))) {
-                return vec![self.heartbeat()];
+            let quiet = self.quiet.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            if quiet.deadline() > deadline {
+                quiet.as_mut().reset(deadline);
+            }
+            tokio::select! {
+                biased;
+                // An error means that the core is gone, and then the stream's caller is too.
+                changed = self.changed.changed() => if changed.is_err() {
+                    return vec![self.heartbeat()];
+                },
+                () = quiet.as_mut() => {
+                    quiet.as_mut().reset(deadline);
+                    if tokio::time::Instant::now() >= deadline {
+                        return vec![self.heartbeat()];
+                    }
+                }
             }
         }
     }
@@ -144,17 +180,17 @@ impl Subscription {
     fn heartbeat(&self) -> Frame {
         let inner = self.core.inner.read();
         let sequence = match self.next {
-            Next::After(sequence) => sequence,
+            Next::After(sequence) | Next::Recall(sequence) => sequence,
             _ => inner.ring.newest(),
         };
         encode(&inner, sequence, heartbeat())
     }
 
-    /// What can be sent without waiting.
-    fn ready(&mut self) -> Vec<Frame> {
+    /// What can be sent without waiting. Looks at one batch at most: the lock is not held for longer than that.
+    fn turn(&mut self) -> Turn {
         let core = self.core.clone();
         let inner = core.inner.read();
-        match self.next.clone() {
+        match self.next {
             Next::Resync(reason, skipped) => {
                 let [too_old, epoch, too_slow] = &core.resyncs_sent;
                 let counted = match reason {
@@ -165,33 +201,40 @@ impl Subscription {
                 counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let resync = v1::Resync { reason: reason.into(), skipped };
                 let mut frames = vec![unplaced(Message::Resync(resync))];
-                frames.extend(self.snapshot(&inner));
-                frames
+                frames.extend(self.snapshot(inner));
+                Turn::Frames(frames)
             }
-            Next::Snapshot => self.snapshot(&inner),
+            Next::Snapshot => Turn::Frames(self.snapshot(inner)),
             Next::Now(sequence) => {
                 self.next = Next::After(sequence);
-                vec![encode(&inner, sequence, heartbeat())]
+                Turn::Frames(vec![encode(&inner, sequence, heartbeat())])
             }
-            Next::After(mut sequence) => {
+            Next::Recall(sequence) => {
+                self.next = Next::After(sequence);
+                let conferences = inner.snapshot(|_| false, |it| self.filter.conference(it)).conferences;
+                self.relevant = conferences.iter().map(|it| it.id.clone()).collect();
+                let frames: Vec<Frame> = conferences.into_iter().map(|it| told_whole(&inner, sequence, it)).collect();
+                if frames.is_empty() { Turn::More } else { Turn::Frames(frames) }
+            }
+            Next::After(sequence) => {
+                let Some(batch) = inner.ring.after(sequence, BATCH) else {
+                    self.next = Next::Resync(v1::resync::Reason::TooSlow, inner.ring.since(sequence));
+                    return Turn::More;
+                };
+                let mut last = sequence;
                 let mut frames = Vec::new();
-                while frames.is_empty() {
-                    let Some(batch) = inner.ring.after(sequence, BATCH) else {
-                        let skipped = inner.ring.newest().saturating_sub(sequence);
-                        self.next = Next::Resync(v1::resync::Reason::TooSlow, skipped);
-                        drop(inner);
-                        return self.ready();
-                    };
-                    let Some(last) = batch.last() else { break };
-                    sequence = last.sequence;
-                    for entry in &batch {
-                        if self.filter.entry(entry) {
-                            self.push(&inner, entry, &mut frames);
-                        }
+                for entry in batch {
+                    last = entry.sequence;
+                    if self.filter.entry(entry) {
+                        self.push(&inner, entry, &mut frames);
                     }
                 }
-                self.next = Next::After(sequence);
-                frames
+                self.next = Next::After(last);
+                match frames.is_empty() {
+                    true if last == sequence => Turn::Nothing,
+                    true => Turn::More,
+                    false => Turn::Frames(frames),
+                }
             }
         }
     }
@@ -211,9 +254,7 @@ impl Subscription {
                 if concerns && self.relevant.insert(change.conference_id.clone()) {
                     // The subscriber has not heard of this conference: it gets the whole of it.
                     if let Some(conference) = inner.conference(&change.conference_id) {
-                        let change = v1::event::Change::Conference(conference.clone());
-                        let event = v1::Event { time: event.time, domain: event.domain, change: Some(change), ..Default::default() };
-                        frames.push(encode(inner, entry.sequence, Message::Event(event)));
+                        frames.push(told_whole(inner, entry.sequence, conference.clone()));
                     }
                 } else if self.relevant.contains(&change.conference_id) {
                     frames.push(entry.frame.clone());
@@ -235,14 +276,14 @@ impl Subscription {
         }
     }
 
-    fn snapshot(&mut self, inner: &Inner) -> Vec<Frame> {
+    /// The state as of now. The lock is held while it is copied, not while it is encoded.
+    fn snapshot(&mut self, inner: RwLockReadGuard<'_, Inner>) -> Vec<Frame> {
         let mut whole = inner.snapshot(|call| self.filter.call(call), |conference| self.filter.conference(conference));
-        if !self.filter.kind(v1::EventKind::Link) {
-            whole.links.clear();
-        }
+        whole.links.retain(|link| self.filter.link(link_domain(link)));
         self.relevant = whole.conferences.iter().map(|conference| conference.id.clone()).collect();
-        let newest = inner.ring.newest();
-        self.next = Next::After(newest);
+        let cursor = v1::Cursor { epoch: inner.ring.epoch().to_owned(), sequence: inner.ring.newest() };
+        drop(inner);
+        self.next = Next::After(cursor.sequence);
         let mut frames = Vec::new();
         while whole.calls.len() > SNAPSHOT_PART {
             let rest = whole.calls.split_off(SNAPSHOT_PART);
@@ -261,9 +302,22 @@ impl Subscription {
             }
         }
         whole.conferences = part.conferences;
-        frames.push(encode(inner, newest, Message::Snapshot(whole)));
+        let last = v1::SubscribeResponse { cursor: Some(cursor), message: Some(Message::Snapshot(whole)) };
+        frames.push(last.encode_to_vec().into());
         frames
     }
+}
+
+/// A conference of which the subscriber may not know, or not know everything: an event with the whole roster.
+fn told_whole(inner: &Inner, sequence: u64, conference: v1::Conference) -> Frame {
+    let event = v1::Event {
+        time: Some(convert::timestamp(Timestamp::now())),
+        domain: conference.domain.clone(),
+        reconstructed: conference.reconstructed,
+        polled: conference.polled,
+        change: Some(v1::event::Change::Conference(conference)),
+    };
+    encode(inner, sequence, Message::Event(event))
 }
 
 fn heartbeat() -> Message {

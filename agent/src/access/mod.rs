@@ -92,6 +92,14 @@ impl Access {
         self.rules.load().grants.of(peer).map(|grant| grant.name.clone())
     }
 
+    /// The name of the caller whose grant has the scope, in whatever domain.
+    pub fn granted(&self, extensions: &Extensions, scope: Scope, mutating: bool) -> Result<String, Denied> {
+        let peer = Peer::of(extensions).ok_or(Denied::CallerUnknown)?;
+        let grant = self.rules.load().grants.of(&peer).ok_or(Denied::CallerUnknown)?;
+        grant.allows(scope, mutating, None)?;
+        Ok(grant.name.clone())
+    }
+
     /// Decides on a tonic request.
     pub async fn authorize_request<T>(&self, request: &tonic::Request<T>, need: Need<'_>) -> Result<Principal, Denied> {
         self.authorize(request.metadata(), request.extensions(), need).await

@@ -4,7 +4,7 @@
 //! File: one JSON object a line: a command that began (`digest`), and later how it ended (`ok` or `status`).
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Write},
     os::unix::fs::OpenOptionsExt,
@@ -60,6 +60,8 @@ pub(super) enum Known {
 struct Entry {
     digest: String,
     at: i64,
+    /// Its place in the order.
+    place: u64,
     state: State,
 }
 
@@ -89,7 +91,8 @@ struct Line {
 #[derive(Debug)]
 pub(super) struct Ledger {
     entries: HashMap<Key, Entry>,
-    order: VecDeque<Key>,
+    /// The ids in the order they came, each once.
+    order: BTreeMap<u64, Key>,
     bytes: usize,
     max_count: usize,
     retention: i64,
@@ -98,13 +101,15 @@ pub(super) struct Ledger {
     file_bytes: u64,
     /// Writing failed and was said.
     failing: bool,
+    /// The file may end in the middle of a line.
+    torn: bool,
 }
 
 impl Ledger {
     pub(super) fn open(path: &Path, max_count: usize, retention: Duration) -> io::Result<Self> {
         let mut ledger = Self {
             entries: HashMap::new(),
-            order: VecDeque::new(),
+            order: BTreeMap::new(),
             bytes: 0,
             max_count,
             retention: i64::try_from(retention.as_secs()).unwrap_or(i64::MAX),
@@ -112,6 +117,7 @@ impl Ledger {
             file: None,
             file_bytes: 0,
             failing: false,
+            torn: false,
         };
         match File::open(path) {
             Ok(file) => ledger.read(file)?,
@@ -146,17 +152,14 @@ impl Ledger {
         if line.forgotten {
             self.remove(&line.key);
         } else if let Some(digest) = line.digest {
-            let entry = Entry { digest, at: line.at, state: State::Running(watch::channel(None).0) };
-            self.insert(line.key, entry);
-        } else if let Some(entry) = self.entries.get_mut(&line.key) {
+            self.insert(line.key, digest, line.at);
+        } else if self.entries.contains_key(&line.key) {
             let outcome = match (line.ok, line.status) {
                 (Some(ok), _) => unhex(&ok).map(Outcome::Answer),
                 (None, Some((code, message, details))) => unhex(&details).map(|details| Outcome::Error { code, message, details }),
                 (None, None) => None,
             };
-            let outcome = outcome.unwrap_or(Outcome::Unknown);
-            self.bytes += weight(&outcome);
-            entry.state = State::Ended(outcome);
+            self.settle(&line.key, outcome.unwrap_or(Outcome::Unknown));
         }
     }
 
@@ -169,8 +172,7 @@ impl Ledger {
             Some(Entry { state: State::Ended(outcome), .. }) => Known::Ended(outcome.clone()),
             None => {
                 let at = Timestamp::now().as_second();
-                let entry = Entry { digest: digest.to_owned(), at, state: State::Running(watch::channel(None).0) };
-                self.insert(key.clone(), entry);
+                self.insert(key.clone(), digest.to_owned(), at);
                 self.write(&Line { key: key.clone(), at, digest: Some(digest.to_owned()), ok: None, status: None, forgotten: false });
                 Known::New
             }
@@ -187,15 +189,21 @@ impl Ledger {
 
     /// The command has ended; whoever waits for it is told.
     pub(super) fn end(&mut self, key: &Key, outcome: Outcome) {
-        let line = ended_line(key, &outcome);
-        self.write(&line);
-        self.bytes += weight(&outcome);
-        if let Some(entry) = self.entries.get_mut(key) {
-            let before = std::mem::replace(&mut entry.state, State::Ended(outcome.clone()));
-            if let State::Running(waiting) = before {
-                waiting.send_replace(Some(outcome));
-            }
+        self.write(&ended_line(key, &outcome));
+        if let Some(State::Running(waiting)) = self.settle(key, outcome.clone()) {
+            waiting.send_replace(Some(outcome));
         }
+    }
+
+    /// Notes how it ended; gives what was known before.
+    fn settle(&mut self, key: &Key, outcome: Outcome) -> Option<State> {
+        let entry = self.entries.get_mut(key)?;
+        self.bytes += weight(&outcome);
+        let before = std::mem::replace(&mut entry.state, State::Ended(outcome));
+        if let State::Ended(before) = &before {
+            self.bytes = self.bytes.saturating_sub(weight(before));
+        }
+        Some(before)
     }
 
     /// The command surely was not executed: the id may be used again for it. Whoever waits is told the error.
@@ -207,14 +215,18 @@ impl Ledger {
         }
     }
 
-    fn insert(&mut self, key: Key, entry: Entry) {
-        self.order.push_back(key.clone());
+    /// A command begins; what the id meant before is forgotten.
+    fn insert(&mut self, key: Key, digest: String, at: i64) {
+        self.remove(&key);
+        let place = self.order.last_key_value().map_or(0, |(last, _)| last + 1);
+        self.order.insert(place, key.clone());
         self.bytes += key_weight(&key);
-        self.entries.insert(key, entry);
+        self.entries.insert(key, Entry { digest, at, place, state: State::Running(watch::channel(None).0) });
     }
 
     fn remove(&mut self, key: &Key) -> Option<Entry> {
         let entry = self.entries.remove(key)?;
+        self.order.remove(&entry.place);
         self.bytes = self.bytes.saturating_sub(key_weight(key));
         if let State::Ended(outcome) = &entry.state {
             self.bytes = self.bytes.saturating_sub(weight(outcome));
@@ -224,19 +236,14 @@ impl Ledger {
 
     fn forget(&mut self) {
         let oldest = Timestamp::now().as_second().saturating_sub(self.retention);
-        while let Some(key) = self.order.front() {
-            let Some(entry) = self.entries.get(key) else {
-                self.order.pop_front();
-                continue;
-            };
+        while let Some(key) = self.order.first_key_value().map(|(_, key)| key.clone()) {
+            let Some(entry) = self.entries.get(&key) else { break };
             let due = self.entries.len() >= self.max_count || self.bytes > MAX_BYTES || entry.at < oldest;
             // One that runs is never forgotten: commands have deadlines, so it ends soon.
             if !due || matches!(entry.state, State::Running(_)) {
                 break;
             }
-            if let Some(key) = self.order.pop_front() {
-                self.remove(&key);
-            }
+            self.remove(&key);
         }
     }
 
@@ -250,13 +257,16 @@ impl Ledger {
     }
 
     fn append(&mut self, line: &Line) -> io::Result<()> {
-        let mut text = serde_json::to_vec(line)?;
+        // What a full disk has cut off stands on a line of its own: the next command is not lost with it.
+        let mut text = if self.torn { vec![b'\n'] } else { Vec::new() };
+        serde_json::to_writer(&mut text, line)?;
         text.push(b'\n');
+        let Some(file) = &mut self.file else { return Err(io::Error::other("the file is not open")) };
+        self.torn = true;
+        file.write_all(&text)?;
+        self.torn = false;
         self.file_bytes += text.len() as u64;
-        match &mut self.file {
-            Some(file) => file.write_all(&text),
-            None => Err(io::Error::other("the file is not open")),
-        }
+        Ok(())
     }
 
     /// A full disk must not stop call control: the ids then live in memory only.
@@ -277,7 +287,7 @@ impl Ledger {
         let fresh = self.path.with_extension("new");
         let mut file = io::BufWriter::new(OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?);
         let mut bytes = 0;
-        for key in &self.order {
+        for key in self.order.values() {
             let Some(entry) = self.entries.get(key) else { continue };
             let begun =
                 Line { key: key.clone(), at: entry.at, digest: Some(entry.digest.clone()), ok: None, status: None, forgotten: false };
@@ -296,6 +306,7 @@ impl Ledger {
         fs::rename(&fresh, &self.path)?;
         self.file = Some(OpenOptions::new().append(true).open(&self.path)?);
         self.file_bytes = bytes;
+        self.torn = false;
         Ok(())
     }
 }
@@ -407,5 +418,39 @@ mod tests {
         assert!(ledger.entries.len() <= 10 && ledger.bytes < 20_000);
         assert!(matches!(ledger.begin(&key("4999"), "d"), Known::Ended(_)));
         assert!(fs::metadata(directory.path().join("requests")).unwrap().len() < 6 << 20);
+    }
+
+    #[test]
+    fn an_id_that_is_tried_again_through_a_long_outage_costs_one_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = open(directory.path());
+        ledger.begin(&key("first"), "d");
+        ledger.end(&key("first"), Outcome::Unknown);
+        let size = ledger.bytes;
+        for _ in 0..1000 {
+            assert!(matches!(ledger.begin(&key("again"), "d"), Known::New));
+            ledger.take_back(&key("again"), Outcome::Unknown);
+        }
+        assert_eq!((ledger.order.len(), ledger.bytes), (1, size));
+        ledger.begin(&key("again"), "d");
+        ledger.end(&key("again"), Outcome::Answer(vec![1]));
+        let ledger = open(directory.path());
+        assert_eq!((ledger.order.len(), ledger.entries.len()), (2, 2));
+    }
+
+    #[test]
+    fn a_line_that_a_full_disk_cut_off_does_not_take_the_next_command_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = open(directory.path());
+        ledger.begin(&key("a"), "d");
+        // As a write that stopped half way leaves it.
+        ledger.file.as_mut().unwrap().write_all(b"{\"caller\":\"suite\",\"id").unwrap();
+        ledger.torn = true;
+        ledger.begin(&key("b"), "d");
+        drop(ledger);
+        let mut ledger = open(directory.path());
+        for id in ["a", "b"] {
+            assert!(matches!(ledger.begin(&key(id), "d"), Known::Ended(Outcome::Unknown)), "{id} had begun");
+        }
     }
 }

@@ -13,7 +13,8 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
-use tonic::Status;
+use tonic::{Code, Status};
+use tracing::Instrument as _;
 
 use self::ledger::{Key, Known, Ledger, Outcome, hex};
 pub use self::outcome::{refused, unknown_outcome};
@@ -21,6 +22,7 @@ use crate::{
     access::{
         Principal,
         audit::{Command as AuditRecord, Object},
+        code_name,
     },
     lifecycle::Shared,
 };
@@ -113,19 +115,55 @@ impl Commands {
             Known::Ended(outcome) => read(outcome, core),
             Known::Running(outcome) => wait(outcome, core, within).await,
             Known::New => {
-                let ledger = self.ledger.clone();
-                let audit = self.shared.audit.clone();
-                let task = self.tasks.spawn(async move {
+                let running = Running { ledger: self.ledger.clone(), shared: self.shared.clone(), key, ask, ended: false };
+                let work = async move {
                     let result = tokio::time::timeout(within, work).await;
                     let result = result.unwrap_or_else(|_| Err(unknown_outcome("the command took too long")));
-                    settle(&ledger, &key, &result);
-                    record(&audit, &ask, result.as_ref().err());
+                    running.end(&result);
                     drop(permit);
                     result
-                });
+                };
+                // The request's span goes along: what the links log about the command names the request.
+                let task = self.tasks.spawn(work.in_current_span());
                 // The task goes on if the caller goes away here.
                 task.await.unwrap_or_else(|_| Err(unknown_outcome("the command broke off")))
             }
+        }
+    }
+}
+
+/// A command under way. However it goes, its id does not stay behind as one that runs.
+struct Running {
+    ledger: Arc<Mutex<Ledger>>,
+    shared: Arc<Shared>,
+    key: Key,
+    ask: Ask,
+    ended: bool,
+}
+
+impl Running {
+    fn end<R: Remembered>(mut self, result: &Result<R, Status>) {
+        self.ended = true;
+        settle(&self.ledger, &self.key, result);
+        self.tell(result.as_ref().err());
+    }
+
+    /// Counts it and writes it into the audit log.
+    fn tell(&self, error: Option<&Status>) {
+        let reason = error.and_then(Reason::of).map(Reason::as_str);
+        let word = reason.unwrap_or(code_name(error.map_or(Code::Ok, Status::code)));
+        let labels = [("operation", self.ask.method.to_owned()), ("outcome", word.to_owned())];
+        self.shared.metrics.commands.get_or_create(&labels).inc();
+        record(&self.shared.audit, &self.ask, error);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            let error = unknown_outcome("the command broke off");
+            self.ledger.lock().end(&self.key, Outcome::of(&error));
+            self.tell(Some(&error));
         }
     }
 }
@@ -154,11 +192,11 @@ fn settle<R: Remembered>(ledger: &Mutex<Ledger>, key: &Key, result: &Result<R, S
 }
 
 fn record(audit: &crate::access::audit::Audit, ask: &Ask, error: Option<&Status>) {
-    let code = error.map_or("OK".to_owned(), |status| format!("{:?}", status.code()));
+    let code = code_name(error.map_or(Code::Ok, Status::code));
     let reason = error.and_then(Reason::of).map(Reason::as_str);
     let objects = ask.objects.iter().map(|(field, value, sensitive)| Object { field, value, sensitive: *sensitive }).collect();
     let written =
-        AuditRecord { method: ask.method, domain: Some(&ask.domain), objects, request_id: &ask.request_id, outcome: &code, reason };
+        AuditRecord { method: ask.method, domain: Some(&ask.domain), objects, request_id: &ask.request_id, outcome: code, reason };
     audit.record(&ask.principal, &written);
 }
 

@@ -11,21 +11,33 @@ pub(super) const MAX_PAGE: usize = 1000;
 /// Numbers in one request at most.
 pub(super) const MAX_NUMBERS: usize = 500;
 
+/// Violations in one answer at most.
+const MAX_TOLD: usize = 20;
+
+/// Values of a repeated enum field at most.
+const MAX_ENUMS: usize = 64;
+
 /// Collects what is wrong with a request.
 #[derive(Debug, Default)]
 pub(super) struct Check {
     violations: Vec<FieldViolation>,
+    wrong: bool,
 }
 
 impl Check {
+    /// Violations travel in the answer's trailers, which have little room: what is beyond the first ones is not told.
     pub(super) fn say(&mut self, field: &str, what: impl Into<String>) {
+        self.wrong = true;
+        if self.violations.len() >= MAX_TOLD {
+            return;
+        }
         self.violations.push(FieldViolation::new(field, what));
     }
 
     /// The values, or everything that is wrong.
     pub(super) fn done<T>(self, value: Option<T>) -> Result<T, Status> {
         match value {
-            Some(value) if self.violations.is_empty() => Ok(value),
+            Some(value) if !self.wrong => Ok(value),
             _ => Err(Reason::invalid(self.violations)),
         }
     }
@@ -52,7 +64,9 @@ impl Check {
             self.say(field, format!("must be {at_least} to {MAX_NUMBERS} numbers"));
             return None;
         }
-        texts.iter().enumerate().map(|(index, text)| self.number(&format!("{field}[{index}]"), text)).collect()
+        let parsed: Vec<Option<Alias>> =
+            texts.iter().enumerate().map(|(index, text)| self.number(&format!("{field}[{index}]"), text)).collect();
+        parsed.into_iter().collect()
     }
 
     pub(super) fn request_id(&mut self, text: &str) {
@@ -64,6 +78,20 @@ impl Check {
     pub(super) fn id(&mut self, field: &str, text: &str) {
         if text.is_empty() || text.len() > 128 || text.chars().any(char::is_control) {
             self.say(field, "must be 1 to 128 characters");
+        }
+    }
+
+    /// For requests that hold nothing but an id.
+    pub(super) fn only_id(field: &str, text: &str) -> Result<(), Status> {
+        let mut check = Self::default();
+        check.id(field, text);
+        check.done(Some(()))
+    }
+
+    /// Values of a repeated enum field. One that is not known is refused: left out, the rest would mean something else.
+    pub(super) fn enums(&mut self, field: &str, values: &[i32], allowed: impl Fn(i32) -> bool) {
+        if values.len() > MAX_ENUMS || !values.iter().all(|value| allowed(*value)) {
+            self.say(field, format!("must hold at most {MAX_ENUMS} values, all of them known"));
         }
     }
 

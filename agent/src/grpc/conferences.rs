@@ -20,7 +20,7 @@ use prost::Message;
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 
-use super::{Api, calls::SETTLE, check::Check, page_token, refill, slim};
+use super::{Api, asked::Asked, calls::SETTLE, check::Check, nothing, page_token, refill, slim};
 use crate::{
     command::{Remembered, refused, unknown_outcome},
     config::Scope,
@@ -29,6 +29,9 @@ use crate::{
 
 /// Invitations on their way to the switch at a time.
 const PARALLEL: usize = 16;
+
+/// Numeric groups in one request at most.
+const MAX_GROUPS: usize = 100;
 
 /// One lock for each conference that a command is about.
 #[derive(Debug, Default)]
@@ -118,7 +121,16 @@ impl Subject {
 }
 
 fn unknown_conference(id: &str) -> Status {
-    Reason::UnknownConference.status(format!("there is no conference '{id}', or it may not be seen with this grant"))
+    nothing(Reason::UnknownConference, id)
+}
+
+/// The switch does not know what the model knew a moment ago: it is over, or has left.
+fn no_longer(status: Status) -> Status {
+    match Reason::of(&status) {
+        Some(Reason::UnknownParticipant) => Reason::ParticipantLeft.status("the participant has left"),
+        Some(Reason::UnknownConference) => Reason::ConferenceEnded.status("the conference is over"),
+        _ => status,
+    }
 }
 
 /// Has the switch do it, and waits until the model shows it. When the answer is lost, the switch is looked at before anything is said.
@@ -128,6 +140,7 @@ async fn execute<R>(
     command: ConferenceCommand,
     seen: impl Fn(&Core, &ConferenceOutcome) -> Option<R>,
 ) -> Result<R, Status> {
+    let leaves_a_trace = leaves_a_trace(&command);
     let (outcome, lost) = match switch.conference(domain, command).await {
         Ok(outcome) => (outcome, None),
         Err(error @ (CommandError::OutcomeUnknown { .. } | CommandError::BadAnswer { .. })) => (ConferenceOutcome::default(), Some(error)),
@@ -139,11 +152,21 @@ async fn execute<R>(
         return Ok(result);
     }
     let compared = switch.verify_conferences(domain, switch.command_timeout()).await;
-    match (seen(switch.core(), &outcome), lost) {
+    match (seen(switch.core(), &outcome).filter(|_| lost.is_none() || leaves_a_trace), lost) {
         (Some(result), _) => Ok(result),
-        (None, Some(error)) => Err(refused(&error)),
+        (None, Some(error)) => Err(unknown_outcome(&error.to_string())),
         (None, None) if compared => Err(unknown_outcome("the switch said yes, but its state does not show it")),
         (None, None) => Err(unknown_outcome("the switch said yes, but its state could not be read")),
+    }
+}
+
+/// Whether the state shows that just this command was done. Otherwise only the switch's answer tells.
+fn leaves_a_trace(command: &ConferenceCommand) -> bool {
+    match command {
+        ConferenceCommand::AskToUnmute(_) => false,
+        // Without a name or a room it could be anybody's.
+        ConferenceCommand::Create(wanted) => wanted.name.is_some() || wanted.room.is_some(),
+        _ => true,
     }
 }
 
@@ -162,8 +185,6 @@ fn is_gone(conference: &v1::Conference, participant: &str) -> bool {
 
 /// What all commands on a conference have in common.
 struct Common {
-    method: &'static str,
-    request_id: String,
     conference_id: String,
     expected_version: u64,
     participant_id: Option<String>,
@@ -171,7 +192,7 @@ struct Common {
 
 impl Api {
     /// Runs a command on one conference, and on one participant of it where the request names one.
-    async fn conference_command<T: Message, R: Remembered>(
+    async fn conference_command<T: Message + Asked, R: Remembered>(
         &self,
         request: &Request<T>,
         common: Common,
@@ -179,21 +200,21 @@ impl Api {
         command: impl FnOnce(&Core, &Subject, Option<(v1::Participant, MemberRef)>) -> Result<ConferenceCommand, Status> + Send + 'static,
         seen: impl Fn(&Core, &v1::Conference, &ConferenceOutcome) -> Option<R> + Send + Sync + 'static,
     ) -> Result<Response<R>, Status> {
-        let Common { method, request_id, conference_id, expected_version, participant_id } = common;
-        check.request_id(&request_id);
+        let Common { conference_id, expected_version, participant_id } = common;
+        check.request_id(request.get_ref().request_id());
         check.id("conference_id", &conference_id);
         if let Some(participant) = &participant_id {
             check.id("participant_id", participant);
         }
         check.done(Some(()))?;
         let Some(domain) = self.core().conference(&conference_id).and_then(|it| Domain::parse(&it.domain).ok()) else {
-            return self.replay(request, Scope::Conferences, method, &request_id, unknown_conference(&conference_id)).await;
+            return self.replay(request, Scope::Conferences, &conference_id, unknown_conference(&conference_id));
         };
         let unknown = Reason::UnknownConference;
         let principal = self.authorize_object(request, Scope::Conferences, true, Some(domain.as_str()), unknown, &conference_id).await?;
         let mut objects = vec![("conference_id", conference_id.clone(), false)];
         objects.extend(participant_id.clone().map(|id| ("participant_id", id, true)));
-        let ask = self.ask(principal, method, &domain, request_id, request.get_ref(), objects);
+        let ask = self.ask(principal, &domain, request.get_ref(), objects);
         let (switch, locks) = (self.switch.clone(), self.conference_locks.clone());
         self.run(ask, async move {
             let lock = locks.of(&conference_id);
@@ -201,7 +222,8 @@ impl Api {
             let subject = Subject::of(switch.core(), &conference_id, expected_version)?;
             let member = participant_id.map(|id| subject.member(switch.core(), &id)).transpose()?;
             let command = command(switch.core(), &subject, member)?;
-            execute(&switch, &domain, command, move |core, outcome| seen(core, &subject.conference, outcome)).await
+            let done = execute(&switch, &domain, command, move |core, outcome| seen(core, &subject.conference, outcome)).await;
+            done.map_err(no_longer)
         })
         .await
     }
@@ -209,12 +231,10 @@ impl Api {
 
 /// A command on one participant, whose effect shows in the participant.
 macro_rules! member_command {
-    ($api:expr, $request:expr, $method:literal, $response:ident, $command:ident, $seen:expr) => {{
+    ($api:expr, $request:expr, $response:ident, $command:ident, $seen:expr) => {{
         let request = $request;
         let asked = request.get_ref();
         let common = Common {
-            method: concat!("ConferenceService/", $method),
-            request_id: asked.request_id.clone(),
             conference_id: asked.conference_id.clone(),
             expected_version: asked.expected_version,
             participant_id: Some(asked.participant_id.clone()),
@@ -234,16 +254,10 @@ macro_rules! member_command {
 
 /// A command on the whole conference, whose effect shows in it.
 macro_rules! whole_command {
-    ($api:expr, $request:expr, $method:literal, $response:ident, $command:ident, $seen:expr) => {{
+    ($api:expr, $request:expr, $response:ident, $command:ident, $seen:expr) => {{
         let request = $request;
         let asked = request.get_ref();
-        let common = Common {
-            method: concat!("ConferenceService/", $method),
-            request_id: asked.request_id.clone(),
-            conference_id: asked.conference_id.clone(),
-            expected_version: asked.expected_version,
-            participant_id: None,
-        };
+        let common = Common { conference_id: asked.conference_id.clone(), expected_version: asked.expected_version, participant_id: None };
         let command = |_: &Core, subject: &Subject, _| Ok(ConferenceCommand::$command(subject.id.clone()));
         let seen = move |core: &Core, before: &v1::Conference, _: &ConferenceOutcome| {
             let wanted: fn(&v1::Conference) -> bool = $seen;
@@ -275,6 +289,7 @@ impl ConferenceService for Api {
 
     async fn get_conference(&self, request: Request<v1::GetConferenceRequest>) -> Result<Response<v1::GetConferenceResponse>, Status> {
         let id = request.get_ref().conference_id.clone();
+        Check::only_id("conference_id", &id)?;
         let conference = self.core().conference(&id);
         let domain = conference.as_ref().map(|it| it.domain.as_str());
         self.authorize_object(&request, Scope::Conferences, false, domain, Reason::UnknownConference, &id).await?;
@@ -292,7 +307,10 @@ impl ConferenceService for Api {
         check.optional_text("name", &asked.name, 128);
         let initiator = (!asked.initiator_alias.is_empty()).then(|| check.alias("initiator_alias", &asked.initiator_alias)).flatten();
         let members = check.numbers("numbers", &asked.numbers, 0);
-        for (index, group) in asked.groups.iter().enumerate() {
+        if asked.groups.len() > MAX_GROUPS {
+            check.say("groups", format!("must be at most {MAX_GROUPS}"));
+        }
+        for (index, group) in asked.groups.iter().enumerate().take(MAX_GROUPS) {
             check.id(&format!("groups[{index}]"), group);
         }
         let (room, template) = match &asked.source {
@@ -309,13 +327,13 @@ impl ConferenceService for Api {
         let principal = self.authorize(&request, Scope::Conferences, true, Some(&domain)).await?;
         self.served(&domain)?;
         let objects = vec![("room", room.clone().unwrap_or_default(), false), ("name", asked.name.clone(), true)];
-        let method = "ConferenceService/CreateConference";
-        let ask = self.ask(principal, method, &domain, asked.request_id.clone(), &asked, objects);
+        let ask = self.ask(principal, &domain, &asked, objects);
         let switch = self.switch.clone();
         self.run(ask, async move {
             let of_domain = |it: &v1::Conference| it.domain == domain.as_str();
             let before: Vec<String> =
                 switch.core().conferences(None, usize::MAX, false, of_domain).items.into_iter().map(|it| it.id).collect();
+            let wanted_room = room.clone();
             let wanted = ConferenceRequest {
                 name: (!asked.name.is_empty()).then(|| asked.name.clone()),
                 initiator,
@@ -332,7 +350,9 @@ impl ConferenceService for Api {
                     None => {
                         let new = |it: &v1::Conference| {
                             let is_new = !before.contains(&it.id) && it.state() != v1::ConferenceState::Ended;
-                            it.domain == searched.as_str() && is_new && (asked.name.is_empty() || it.name == asked.name)
+                            let named = asked.name.is_empty() || it.name == asked.name;
+                            let there = wanted_room.as_ref().is_none_or(|room| it.room == *room);
+                            it.domain == searched.as_str() && is_new && named && there
                         };
                         core.conferences(None, 1, true, new).items.into_iter().next()
                     }
@@ -353,16 +373,19 @@ impl ConferenceService for Api {
         check.request_id(&asked.request_id);
         check.id("conference_id", &asked.conference_id);
         let numbers = check.numbers("numbers", &asked.numbers, 1);
+        if v1::ParticipantRole::try_from(asked.role).is_err() {
+            check.say("role", "must be PARTICIPANT_ROLE_PARTICIPANT or PARTICIPANT_ROLE_PRESENTER, or left out");
+        }
         let numbers = check.done(numbers)?;
-        let method = "ConferenceService/InviteParticipants";
         let Some(domain) = self.core().conference(&asked.conference_id).and_then(|it| Domain::parse(&it.domain).ok()) else {
-            return self.replay(&request, Scope::Conferences, method, &asked.request_id, unknown_conference(&asked.conference_id)).await;
+            let unknown = unknown_conference(&asked.conference_id);
+            return self.replay(&request, Scope::Conferences, &asked.conference_id, unknown);
         };
         let unknown = Reason::UnknownConference;
         let scope = Scope::Conferences;
         let principal = self.authorize_object(&request, scope, true, Some(domain.as_str()), unknown, &asked.conference_id).await?;
         let objects = vec![("conference_id", asked.conference_id.clone(), false), ("numbers", asked.numbers.len().to_string(), false)];
-        let ask = self.ask(principal, method, &domain, asked.request_id.clone(), &asked, objects);
+        let ask = self.ask(principal, &domain, &asked, objects);
         let (switch, locks) = (self.switch.clone(), self.conference_locks.clone());
         self.run(ask, async move {
             let lock = locks.of(&asked.conference_id);
@@ -387,14 +410,14 @@ impl ConferenceService for Api {
         &self,
         request: Request<v1::CancelInvitationRequest>,
     ) -> Result<Response<v1::CancelInvitationResponse>, Status> {
-        member_command!(self, request, "CancelInvitation", CancelInvitationResponse, CancelInvitation, is_gone)
+        member_command!(self, request, CancelInvitationResponse, CancelInvitation, is_gone)
     }
 
     async fn remove_participant(
         &self,
         request: Request<v1::RemoveParticipantRequest>,
     ) -> Result<Response<v1::RemoveParticipantResponse>, Status> {
-        member_command!(self, request, "RemoveParticipant", RemoveParticipantResponse, Remove, is_gone)
+        member_command!(self, request, RemoveParticipantResponse, Remove, is_gone)
     }
 
     async fn mute_participant(
@@ -402,7 +425,7 @@ impl ConferenceService for Api {
         request: Request<v1::MuteParticipantRequest>,
     ) -> Result<Response<v1::MuteParticipantResponse>, Status> {
         let muted = |now: &v1::Conference, id: &str| member_is(now, id, |it| it.muted);
-        member_command!(self, request, "MuteParticipant", MuteParticipantResponse, Mute, muted)
+        member_command!(self, request, MuteParticipantResponse, Mute, muted)
     }
 
     async fn unmute_participant(
@@ -410,13 +433,13 @@ impl ConferenceService for Api {
         request: Request<v1::UnmuteParticipantRequest>,
     ) -> Result<Response<v1::UnmuteParticipantResponse>, Status> {
         let heard = |now: &v1::Conference, id: &str| member_is(now, id, |it| !it.muted);
-        member_command!(self, request, "UnmuteParticipant", UnmuteParticipantResponse, Unmute, heard)
+        member_command!(self, request, UnmuteParticipantResponse, Unmute, heard)
     }
 
     async fn ask_to_unmute(&self, request: Request<v1::AskToUnmuteRequest>) -> Result<Response<v1::AskToUnmuteResponse>, Status> {
         // What the participant decides shows later, or never.
         let asked = |now: &v1::Conference, id: &str| !is_gone(now, id);
-        member_command!(self, request, "AskToUnmute", AskToUnmuteResponse, AskToUnmute, asked)
+        member_command!(self, request, AskToUnmuteResponse, AskToUnmute, asked)
     }
 
     async fn mute_all(&self, request: Request<v1::MuteAllRequest>) -> Result<Response<v1::MuteAllResponse>, Status> {
@@ -426,21 +449,17 @@ impl ConferenceService for Api {
             check.say("may_unmute_themselves", "must be said: true or false");
         }
         let may = asked.may_unmute_themselves.unwrap_or_default();
-        let common = Common {
-            method: "ConferenceService/MuteAll",
-            request_id: asked.request_id,
-            conference_id: asked.conference_id,
-            expected_version: asked.expected_version,
-            participant_id: None,
-        };
+        let common = Common { conference_id: asked.conference_id, expected_version: asked.expected_version, participant_id: None };
         let command = move |_: &Core, subject: &Subject, _| {
             Ok(ConferenceCommand::MuteAll { conference: subject.id.clone(), may_unmute_themselves: may })
         };
-        let seen = |core: &Core, before: &v1::Conference, _: &ConferenceOutcome| {
-            let silent = |it: &v1::Participant| {
-                it.muted || it.role() == v1::ParticipantRole::Presenter || it.status() != v1::ParticipantStatus::Connected
-            };
-            let now = when(core, &before.id, |now| now.participants.iter().all(silent))?;
+        let told = self.switch.tells_may_unmute();
+        let seen = move |core: &Core, before: &v1::Conference, _: &ConferenceOutcome| {
+            // Who has come since then may have a microphone.
+            let meant = |it: &v1::Participant| member_is(before, &it.id, |it| it.status() == v1::ParticipantStatus::Connected);
+            let silent = |it: &v1::Participant| it.muted || it.role() == v1::ParticipantRole::Presenter || !meant(it);
+            let said = |now: &v1::Conference| !told || now.may_unmute_themselves == may;
+            let now = when(core, &before.id, |now| said(now) && now.participants.iter().all(silent))?;
             Some(v1::MuteAllResponse { conference: Some(now) })
         };
         self.conference_command(&request, common, check, command, seen).await
@@ -451,6 +470,7 @@ impl ConferenceService for Api {
         request: Request<v1::ListFloorRequestsRequest>,
     ) -> Result<Response<v1::ListFloorRequestsResponse>, Status> {
         let id = request.get_ref().conference_id.clone();
+        Check::only_id("conference_id", &id)?;
         let conference = self.core().conference(&id);
         let domain = conference.as_ref().map(|it| it.domain.as_str());
         self.authorize_object(&request, Scope::Conferences, false, domain, Reason::UnknownConference, &id).await?;
@@ -463,12 +483,12 @@ impl ConferenceService for Api {
 
     async fn grant_floor(&self, request: Request<v1::GrantFloorRequest>) -> Result<Response<v1::GrantFloorResponse>, Status> {
         let granted = |now: &v1::Conference, id: &str| member_is(now, id, |it| !it.floor_requested && !it.muted);
-        member_command!(self, request, "GrantFloor", GrantFloorResponse, GrantFloor, granted)
+        member_command!(self, request, GrantFloorResponse, GrantFloor, granted)
     }
 
     async fn deny_floor(&self, request: Request<v1::DenyFloorRequest>) -> Result<Response<v1::DenyFloorResponse>, Status> {
         let denied = |now: &v1::Conference, id: &str| member_is(now, id, |it| !it.floor_requested);
-        member_command!(self, request, "DenyFloor", DenyFloorResponse, DenyFloor, denied)
+        member_command!(self, request, DenyFloorResponse, DenyFloor, denied)
     }
 
     async fn set_role(&self, request: Request<v1::SetRoleRequest>) -> Result<Response<v1::SetRoleResponse>, Status> {
@@ -484,8 +504,6 @@ impl ConferenceService for Api {
         };
         let (wanted, participant) = (asked.role(), asked.participant_id.clone());
         let common = Common {
-            method: "ConferenceService/SetRole",
-            request_id: asked.request_id,
             conference_id: asked.conference_id,
             expected_version: asked.expected_version,
             participant_id: Some(asked.participant_id),
@@ -502,14 +520,14 @@ impl ConferenceService for Api {
     }
 
     async fn lock_conference(&self, request: Request<v1::LockConferenceRequest>) -> Result<Response<v1::LockConferenceResponse>, Status> {
-        whole_command!(self, request, "LockConference", LockConferenceResponse, Lock, |now| now.locked)
+        whole_command!(self, request, LockConferenceResponse, Lock, |now| now.locked)
     }
 
     async fn unlock_conference(
         &self,
         request: Request<v1::UnlockConferenceRequest>,
     ) -> Result<Response<v1::UnlockConferenceResponse>, Status> {
-        whole_command!(self, request, "UnlockConference", UnlockConferenceResponse, Unlock, |now| !now.locked)
+        whole_command!(self, request, UnlockConferenceResponse, Unlock, |now| !now.locked)
     }
 
     async fn hold_participant(
@@ -517,7 +535,7 @@ impl ConferenceService for Api {
         request: Request<v1::HoldParticipantRequest>,
     ) -> Result<Response<v1::HoldParticipantResponse>, Status> {
         let held = |now: &v1::Conference, id: &str| member_is(now, id, |it| it.status() == v1::ParticipantStatus::OnHold);
-        member_command!(self, request, "HoldParticipant", HoldParticipantResponse, Hold, held)
+        member_command!(self, request, HoldParticipantResponse, Hold, held)
     }
 
     async fn retrieve_participant(
@@ -525,7 +543,7 @@ impl ConferenceService for Api {
         request: Request<v1::RetrieveParticipantRequest>,
     ) -> Result<Response<v1::RetrieveParticipantResponse>, Status> {
         let back = |now: &v1::Conference, id: &str| member_is(now, id, |it| it.status() == v1::ParticipantStatus::Connected);
-        member_command!(self, request, "RetrieveParticipant", RetrieveParticipantResponse, Retrieve, back)
+        member_command!(self, request, RetrieveParticipantResponse, Retrieve, back)
     }
 
     async fn move_participant(
@@ -540,18 +558,18 @@ impl ConferenceService for Api {
         }
         let (participant, to) = (asked.participant_id.clone(), asked.to_conference_id.clone());
         let common = Common {
-            method: "ConferenceService/MoveParticipant",
-            request_id: asked.request_id,
             conference_id: asked.conference_id,
             expected_version: asked.expected_version,
             participant_id: Some(asked.participant_id),
         };
         let command = move |core: &Core, subject: &Subject, member: Option<(v1::Participant, MemberRef)>| {
             let (_, member) = member.ok_or_else(|| Status::internal("no participant"))?;
-            let target = Subject::of(core, &asked.to_conference_id, 0)?;
-            if target.conference.domain != subject.conference.domain {
+            // First the domain: of another tenant's conference not even its end is told.
+            let domain = core.conference(&asked.to_conference_id).map(|target| target.domain);
+            if domain.is_none_or(|domain| domain != subject.conference.domain) {
                 return Err(unknown_conference(&asked.to_conference_id));
             }
+            let target = Subject::of(core, &asked.to_conference_id, 0)?;
             Ok(ConferenceCommand::Move { member, to: target.id })
         };
         let seen = move |core: &Core, before: &v1::Conference, outcome: &ConferenceOutcome| {
@@ -569,12 +587,12 @@ impl ConferenceService for Api {
 
     async fn start_recording(&self, request: Request<v1::StartRecordingRequest>) -> Result<Response<v1::StartRecordingResponse>, Status> {
         let on = |now: &v1::Conference| now.recording() == v1::RecordingState::On;
-        whole_command!(self, request, "StartRecording", StartRecordingResponse, StartRecording, on)
+        whole_command!(self, request, StartRecordingResponse, StartRecording, on)
     }
 
     async fn pause_recording(&self, request: Request<v1::PauseRecordingRequest>) -> Result<Response<v1::PauseRecordingResponse>, Status> {
         let paused = |now: &v1::Conference| now.recording() == v1::RecordingState::Paused;
-        whole_command!(self, request, "PauseRecording", PauseRecordingResponse, PauseRecording, paused)
+        whole_command!(self, request, PauseRecordingResponse, PauseRecording, paused)
     }
 
     async fn resume_recording(
@@ -582,12 +600,12 @@ impl ConferenceService for Api {
         request: Request<v1::ResumeRecordingRequest>,
     ) -> Result<Response<v1::ResumeRecordingResponse>, Status> {
         let on = |now: &v1::Conference| now.recording() == v1::RecordingState::On;
-        whole_command!(self, request, "ResumeRecording", ResumeRecordingResponse, ResumeRecording, on)
+        whole_command!(self, request, ResumeRecordingResponse, ResumeRecording, on)
     }
 
     async fn stop_recording(&self, request: Request<v1::StopRecordingRequest>) -> Result<Response<v1::StopRecordingResponse>, Status> {
         let off = |now: &v1::Conference| now.recording() == v1::RecordingState::Off;
-        whole_command!(self, request, "StopRecording", StopRecordingResponse, StopRecording, off)
+        whole_command!(self, request, StopRecordingResponse, StopRecording, off)
     }
 
     async fn extend_conference(
@@ -601,13 +619,7 @@ impl ConferenceService for Api {
         if seconds.is_none() {
             check.say("by", "must be whole seconds, from 60 s to 24 h");
         }
-        let common = Common {
-            method: "ConferenceService/ExtendConference",
-            request_id: asked.request_id,
-            conference_id: asked.conference_id,
-            expected_version: asked.expected_version,
-            participant_id: None,
-        };
+        let common = Common { conference_id: asked.conference_id, expected_version: asked.expected_version, participant_id: None };
         let seconds = seconds.unwrap_or_default();
         let command = move |_: &Core, subject: &Subject, _| Ok(ConferenceCommand::Extend { conference: subject.id.clone(), seconds });
         let seen = |core: &Core, before: &v1::Conference, _: &ConferenceOutcome| {
@@ -620,7 +632,7 @@ impl ConferenceService for Api {
 
     async fn end_conference(&self, request: Request<v1::EndConferenceRequest>) -> Result<Response<v1::EndConferenceResponse>, Status> {
         let over = |now: &v1::Conference| now.state() == v1::ConferenceState::Ended;
-        whole_command!(self, request, "EndConference", EndConferenceResponse, End, over)
+        whole_command!(self, request, EndConferenceResponse, End, over)
     }
 }
 
@@ -642,7 +654,7 @@ async fn invite(switch: &Switch, domain: &Domain, subject: &Subject, number: Ali
         }
     };
     let command = ConferenceCommand::Invite { conference: subject.id.clone(), number, role };
-    match execute(switch, domain, command, seen).await {
+    match execute(switch, domain, command, seen).await.map_err(no_longer) {
         Ok(participant_id) => v1::InvitationResult { number: text, participant_id, ..Default::default() },
         Err(status) => v1::InvitationResult {
             number: text,

@@ -5,6 +5,7 @@ use elph_proto::{
     reason::Reason,
     v1::{self, directory_service_server::DirectoryService},
 };
+use jiff::Timestamp;
 use mediator_client::{
     switch::{CommandError, Domain, RefusalReason},
     terminal::{Authentication, Registration},
@@ -27,14 +28,21 @@ fn subscriber(domain: &Domain, subscriber: &Subscriber) -> v1::Subscriber {
     }
 }
 
+/// [INF] `expires` is read as seconds granted, and `ttl` then as seconds left; where `expires` is a date, `ttl` is what was granted and
+/// the date says what is left.
 fn registration(registration: Registration) -> v1::Registration {
-    let seconds = |text: Option<i64>| text.map(|seconds| prost_types::Duration { seconds, nanos: 0 });
+    let duration = |seconds: i64| prost_types::Duration { seconds, nanos: 0 };
+    let ttl = registration.ttl_s.map(i64::from);
+    let (granted, left) = match registration.expires_at {
+        Some(end) => (ttl, Some(end.as_second().saturating_sub(Timestamp::now().as_second()).max(0))),
+        None => (registration.expires.and_then(|text| text.parse().ok()), ttl),
+    };
     v1::Registration {
         access_point: registration.access_point.unwrap_or_default(),
         uri: registration.uri.unwrap_or_default(),
         via_host: registration.first_via_host.unwrap_or_default(),
-        expires: seconds(registration.expires.and_then(|text| text.parse().ok())),
-        time_left: seconds(registration.ttl_s.map(i64::from)),
+        expires: granted.map(duration),
+        time_left: left.map(duration),
     }
 }
 
@@ -143,7 +151,8 @@ impl DirectoryService for Api {
         let (domain, login) = check.done(domain.zip(login))?;
         let principal = self.authorize(&request, Scope::Directory, true, Some(&domain)).await?;
         self.served(&domain)?;
-        self.shared.access.attempts().try_one(principal.caller(), &domain, &login).map_err(|denied| self.denied(denied))?;
+        let counted = self.shared.access.attempts().try_one(principal.caller(), &domain, &login);
+        counted.map_err(|denied| self.denied(&request, denied, Some(&domain), None))?;
         let password = SecretString::from(asked.password.as_str());
         let checked = self.switch.terminal().authenticate(&domain, login.as_str(), &password).await;
         let alias = match checked.map_err(|error| refused(&error))? {

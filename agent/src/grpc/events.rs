@@ -89,14 +89,26 @@ impl Api {
         let asked = request.get_ref();
         let mut check = Check::default();
         for (field, count) in
-            [("kinds", asked.kinds.len()), ("aliases", asked.aliases.len()), ("conference_ids", asked.conference_ids.len())]
+            [("domains", asked.domains.len()), ("aliases", asked.aliases.len()), ("conference_ids", asked.conference_ids.len())]
         {
             if count > MAX_FILTERS {
                 check.say(field, format!("must hold at most {MAX_FILTERS}"));
             }
         }
-        let domains: Vec<Domain> =
-            asked.domains.iter().enumerate().filter_map(|(index, name)| check.domain(&format!("domains[{index}]"), name)).collect();
+        check.enums("kinds", &asked.kinds, |kind| v1::EventKind::try_from(kind).is_ok());
+        for (index, alias) in asked.aliases.iter().enumerate().take(MAX_FILTERS) {
+            check.alias(&format!("aliases[{index}]"), alias);
+        }
+        for (index, id) in asked.conference_ids.iter().enumerate().take(MAX_FILTERS) {
+            check.id(&format!("conference_ids[{index}]"), id);
+        }
+        let domains: Vec<Domain> = asked
+            .domains
+            .iter()
+            .take(MAX_FILTERS)
+            .enumerate()
+            .filter_map(|(index, name)| check.domain(&format!("domains[{index}]"), name))
+            .collect();
         let heartbeat = match &asked.heartbeat_interval {
             None => Some(self.shared.config.load().grpc.heartbeat.0),
             Some(interval) => Duration::try_from(*interval).ok().filter(|it| (1..=300).contains(&it.as_secs())),
@@ -106,7 +118,8 @@ impl Api {
         }
         let heartbeat = check.done(heartbeat)?;
         let principal = self.authorize(&request, Scope::Events, false, None).await?;
-        let visible = principal.domains().narrowed(principal.caller(), &domains).map_err(|denied| self.denied(denied))?;
+        let visible = principal.domains().narrowed(principal.caller(), &domains);
+        let visible = visible.map_err(|denied| self.denied(&request, denied, domains.first(), None))?;
         let filter = Filter {
             kinds: asked.kinds().collect(),
             domains: Some(visible.iter().map(ToString::to_string).collect::<HashSet<_>>()),

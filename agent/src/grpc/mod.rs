@@ -2,11 +2,13 @@
 //! model, commands go through [`crate::command`].
 
 mod agent;
+mod asked;
 mod calls;
 mod check;
 mod conferences;
 mod directory;
 mod events;
+mod observe;
 mod server;
 
 use std::sync::Arc;
@@ -18,9 +20,13 @@ use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status};
 
+use self::asked::Asked;
 pub use self::server::{ServeError, serve};
 use crate::{
-    access::{Denied, Need, Principal},
+    access::{
+        Denied, Need, Principal,
+        audit::{Command as AuditRecord, Object},
+    },
     command::{Commands, Remembered},
     config::Scope,
     lifecycle::Shared,
@@ -51,19 +57,36 @@ impl Api {
     }
 
     /// Who asks, if it may.
-    async fn authorize<T>(&self, request: &Request<T>, scope: Scope, mutating: bool, domain: Option<&Domain>) -> Result<Principal, Status> {
+    async fn authorize<T: Asked>(
+        &self,
+        request: &Request<T>,
+        scope: Scope,
+        mutating: bool,
+        domain: Option<&Domain>,
+    ) -> Result<Principal, Status> {
         let need = Need { scope, mutating, domain };
-        self.shared.access.authorize_request(request, need).await.map_err(|denied| self.denied(denied))
+        let allowed = self.shared.access.authorize_request(request, need).await;
+        allowed.map_err(|denied| self.denied(request, denied, domain, None))
     }
 
-    fn denied(&self, denied: Denied) -> Status {
+    /// Counts a refusal, writes it into the audit log, and gives the answer.
+    fn denied<T: Asked>(&self, request: &Request<T>, denied: Denied, domain: Option<&Domain>, object: Option<&str>) -> Status {
         self.shared.metrics.access_denied.get_or_create(&label("reason", denied.reason())).inc();
+        let command = AuditRecord {
+            method: T::METHOD,
+            domain,
+            objects: object.map(|value| Object { field: "id", value, sensitive: false }).into_iter().collect(),
+            request_id: request.get_ref().request_id(),
+            outcome: "",
+            reason: None,
+        };
+        self.shared.audit.record_denied(&self.shared.access, request.metadata(), request.extensions(), &denied, &command);
         denied.into()
     }
 
     /// As [`Api::authorize`] for an object that the caller names by id: one that does not exist and one that the caller may not see are
     /// the same.
-    async fn authorize_object<T>(
+    async fn authorize_object<T: Asked>(
         &self,
         request: &Request<T>,
         scope: Scope,
@@ -72,30 +95,41 @@ impl Api {
         unknown: Reason,
         id: &str,
     ) -> Result<Principal, Status> {
-        let nothing = || unknown.status(format!("there is no '{id}', or it may not be seen with this grant"));
+        let nothing = || nothing(unknown, id);
         let Some(domain) = domain.and_then(|domain| Domain::parse(domain).ok()) else {
-            self.authorize(request, scope, false, None).await?;
+            self.granted(request, scope, mutating, id)?;
             return Err(nothing());
         };
         let need = Need { scope, mutating, domain: Some(&domain) };
-        match self.shared.access.authorize_request(request, need).await {
-            Err(Denied::DomainNotGranted { .. }) => Err(nothing()),
-            other => other.map_err(|denied| self.denied(denied)),
-        }
+        self.shared.access.authorize_request(request, need).await.map_err(|denied| match denied {
+            // Counted and written down like any other refusal; only the answer does not say that there is such an object.
+            Denied::DomainNotGranted { .. } => {
+                self.denied(request, denied, Some(&domain), Some(id));
+                nothing()
+            }
+            denied => self.denied(request, denied, Some(&domain), Some(id)),
+        })
+    }
+
+    /// The caller's name, if its grant has the scope: all that is looked at for an object that is not there, so that the answer is the
+    /// one for an object of another domain.
+    fn granted<T: Asked>(&self, request: &Request<T>, scope: Scope, mutating: bool, id: &str) -> Result<String, Status> {
+        let granted = self.shared.access.granted(request.extensions(), scope, mutating);
+        granted.map_err(|denied| self.denied(request, denied, None, Some(id)))
     }
 
     /// What was answered to this request before, for an object that is no longer known: a command that comes again gets its answer
     /// even after the call it was about is forgotten. `unknown` otherwise.
-    async fn replay<T: Message, R: Remembered>(
+    fn replay<T: Message + Asked, R: Remembered>(
         &self,
         request: &Request<T>,
         scope: Scope,
-        method: &'static str,
-        request_id: &str,
+        id: &str,
         unknown: Status,
     ) -> Result<Response<R>, Status> {
-        let principal = self.authorize(request, scope, false, None).await?;
-        let answered = self.commands.recall(principal.caller(), request_id, method, &request.get_ref().encode_to_vec(), self.core());
+        let caller = self.granted(request, scope, true, id)?;
+        let asked = request.get_ref();
+        let answered = self.commands.recall(&caller, asked.request_id(), T::METHOD, &asked.encode_to_vec(), self.core());
         answered.unwrap_or(Err(unknown)).map(Response::new)
     }
 
@@ -112,6 +146,12 @@ impl Api {
             false => Err(Reason::UnknownDomain.status(format!("the domain {domain} is not served by this agent"))),
         }
     }
+}
+
+/// There is no such object, or the caller may not see it: one text for both.
+fn nothing(unknown: Reason, id: &str) -> Status {
+    let what = if unknown == Reason::UnknownCall { "call" } else { "conference" };
+    unknown.status(format!("there is no {what} '{id}', or it may not be seen with this grant"))
 }
 
 /// The place where a page ends, as an opaque token.

@@ -13,8 +13,9 @@ use tonic::{
     transport::Server,
 };
 use tonic_health::ServingStatus;
+use tower::layer::util::{Identity, Stack};
 
-use super::{Api, agent::note_start, events::EventServer};
+use super::{Api, agent::note_start, events::EventServer, observe::Observe};
 use crate::{
     lifecycle::{Failure, Shared},
     listen,
@@ -35,6 +36,7 @@ pub async fn serve(shared: &Arc<Shared>, api: Api) -> Result<(), Failure> {
     let config = shared.config.load_full();
     let connections = shared.connections.clone();
     let routes = routes(shared, api).await?;
+    let observe = Observe::new(shared.metrics.clone());
     let stop = shared.shutdown.soft.clone();
     if !config.grpc.socket.as_os_str().is_empty() {
         let path = config.grpc.socket.clone();
@@ -42,8 +44,9 @@ pub async fn serve(shared: &Arc<Shared>, api: Api) -> Result<(), Failure> {
         let listener = bound.map_err(|source| Failure::Unavailable { what: format!("grpc.socket {}", path.display()), source })?;
         tracing::info!(socket = %path.display(), "grpc is served");
         let incoming = listen::unix(listener, connections.clone(), stop.clone());
-        let serving =
-            server(&config.grpc).add_routes(routes.clone()).serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        let serving = server(&config.grpc, &observe)
+            .add_routes(routes.clone())
+            .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         shared.tasks.spawn(ended("unix", serving));
     }
     if let (Some(address), Some(tls)) = (config.grpc.listen, shared.tls.clone()) {
@@ -53,11 +56,14 @@ pub async fn serve(shared: &Arc<Shared>, api: Api) -> Result<(), Failure> {
             tracing::info!(%address, "grpc is served over mutual tls");
         }
         let incoming = listen::tls(listener, tls, config.grpc.handshake_timeout.0, connections, stop.clone());
-        let serving = server(&config.grpc).add_routes(routes).serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+        let serving = server(&config.grpc, &observe).add_routes(routes).serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
         shared.tasks.spawn(ended("tls", serving));
     }
     Ok(())
 }
+
+/// What health can be asked about.
+const NAMES: [&str; 6] = ["", names::CALLS, names::CONFERENCES, names::EVENTS, names::DIRECTORY, names::AGENT];
 
 async fn ended(listener: &'static str, serving: impl Future<Output = Result<(), tonic::transport::Error>>) {
     if let Err(error) = serving.await {
@@ -65,8 +71,9 @@ async fn ended(listener: &'static str, serving: impl Future<Output = Result<(), 
     }
 }
 
-fn server(config: &crate::config::Grpc) -> Server {
+fn server(config: &crate::config::Grpc, observe: &Observe) -> Server<Stack<Observe, Identity>> {
     Server::builder()
+        .layer(observe.clone())
         .max_concurrent_streams(config.max_concurrent_streams)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
@@ -93,7 +100,7 @@ async fn routes(shared: &Arc<Shared>, api: Api) -> Result<Routes, Failure> {
         source: std::io::Error::other(error.to_string()),
     };
     builder.add_service(described().build_v1().map_err(unusable)?).add_service(described().build_v1alpha().map_err(unusable)?);
-    let (reporter, health) = tonic_health::server::health_reporter();
+    let (mut reporter, health) = tonic_health::server::health_reporter();
     builder.add_service(health);
     let (links, stop) = (shared.links.clone(), shared.shutdown.soft.clone());
     // Serving means ready: the same question as /readyz answers.
@@ -105,12 +112,17 @@ async fn routes(shared: &Arc<Shared>, api: Api) -> Result<Routes, Failure> {
             let ready = ticked.is_some() && links.reasons().is_empty();
             if told != Some(ready) {
                 let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-                for name in ["", names::CALLS, names::CONFERENCES, names::EVENTS, names::DIRECTORY, names::AGENT] {
+                for name in NAMES {
                     reporter.set_service_status(name, status).await;
                 }
                 told = Some(ready);
             }
             if ticked.is_none() {
+                // Streams that watch would hold the drain up to its limit: they end once they have been told.
+                tokio::time::sleep(HEALTH_PERIOD).await;
+                for name in NAMES {
+                    reporter.clear_service_status(name).await;
+                }
                 return;
             }
         }

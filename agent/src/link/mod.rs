@@ -17,7 +17,7 @@ use mediator_client::{
         CallCommand, CommandError, ConferenceCommand, Dialect, Domain, Operation, SwitchCallId, SwitchConferenceId, SwitchLegId,
         SwitchParticipantId,
         command::{CallOutcome, ConferenceOutcome},
-        dialect::Field,
+        dialect::{ConferenceField, EventKind, Field},
     },
     terminal::Terminal,
 };
@@ -106,6 +106,16 @@ impl Switch {
     /// Operations that cannot be asked of the switch as it is configured.
     pub fn unknown_operations(&self) -> Vec<Operation> {
         Operation::ALL.into_iter().filter(|operation| !self.knows(*operation)).collect()
+    }
+
+    /// Whether the switch tells if the muted may unmute themselves.
+    pub fn tells_may_unmute(&self) -> bool {
+        match self.conferences {
+            ConferenceBackend::CallApi => {
+                self.dialect.events.get(&EventKind::Conference).is_some_and(|event| event.fields.contains_key(&Field::MayUnmute))
+            }
+            ConferenceBackend::Poll => self.dialect.terminal.conferences.fields.contains_key(&ConferenceField::MayUnmute),
+        }
     }
 
     fn knows(&self, operation: Operation) -> bool {

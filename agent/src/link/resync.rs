@@ -7,6 +7,9 @@ use mediator_client::switch::{CommandError, backoff::Backoff};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// Comparisons begin this far apart at least: doubts that come thick and fast, as from a queue that overflows, are one.
+const SPACING: Duration = Duration::from_millis(100);
+
 /// Asks for a comparison, and knows which have been done.
 #[derive(Debug)]
 pub struct Resync {
@@ -79,6 +82,9 @@ impl Resync {
                 _ = asked.changed() => {}
                 () = tokio::time::sleep(wait) => {}
             }
+            if stop.run_until_cancelled(tokio::time::sleep_until(began + SPACING)).await.is_none() {
+                return;
+            }
         }
     }
 }
@@ -105,6 +111,27 @@ mod tests {
         assert!(before >= 4);
         assert!(resync.ask_and_wait(Duration::from_secs(60)).await);
         assert_eq!(runs.load(Ordering::SeqCst), before + 1);
+        stop.cancel();
+        task.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_storm_of_doubts_does_not_become_a_storm_of_questions() {
+        let resync = Arc::new(Resync::default());
+        let stop = CancellationToken::new();
+        let runs = Arc::new(AtomicU32::new(0));
+        let counted = runs.clone();
+        let pace = Pace { period: Duration::from_secs(3600), first: Duration::from_millis(1), most: Duration::from_millis(1) };
+        let compare = move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async { Err(CommandError::not_sent("down")) }
+        };
+        let task = tokio::spawn(resync.clone().run(pace, stop.clone(), compare, |_, _| {}));
+        for _ in 0..1000 {
+            resync.ask();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(runs.load(Ordering::SeqCst) <= 11, "{} in a second", runs.load(Ordering::SeqCst));
         stop.cancel();
         task.await.unwrap();
     }

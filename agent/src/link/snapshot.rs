@@ -1,6 +1,9 @@
 //! What the switch lists, as the model compares itself with it. Which lists there are depends on the backend.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use elph_model::{CallSnapshot, ConferenceSnapshot, Core, FinishedCall, Origin};
 use elph_proto::v1;
@@ -9,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use mediator_client::{
     call_api::CallApi,
     csta::Csta,
-    switch::{Alias, CommandError, Domain, RefusalReason, SwitchCallId, event::LegObservation},
+    switch::{Alias, CommandError, Domain, RefusalReason, SwitchCallId, event::LegObservation, link::LinkState},
     terminal::{CallRecord, CallsKind, CallsQuery, Terminal},
 };
 
@@ -20,6 +23,9 @@ const PARALLEL: usize = 200;
 
 /// Most finished calls that are looked through for how calls ended during an outage.
 const HISTORY: u32 = 20_000;
+
+/// How long the terminal is waited for, to learn from its history how calls ended.
+const TERMINAL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Where calls are listed.
 pub(super) enum CallSource {
@@ -58,7 +64,15 @@ pub(super) async fn calls(
         }
         CallSource::CallApi(call_api) => match call_api.list_calls().await {
             Ok(legs) => snapshots(legs, &active.unwrap_or_default(), true),
-            Err(CommandError::Unnamed { .. }) => from_history(active?),
+            Err(CommandError::Unnamed { .. }) => {
+                let active = active?;
+                // Calls that events tell of by other ids than the history has cannot be compared with it.
+                if !origin.polled && active.iter().any(|record| !record.id_of_switch) {
+                    tracing::debug!(%domain, "calls cannot be compared: the history does not tell the switch's ids");
+                    return Ok(());
+                }
+                from_history(active)
+            }
             Err(error) => return Err(error),
         },
         CallSource::History => from_history(active?),
@@ -79,28 +93,37 @@ fn devices(directory: &Directory, domain: &Domain, records: &[CallRecord], known
 }
 
 async fn legs_by_csta(csta: &Csta, devices: Vec<Alias>, known: &[v1::Call]) -> Result<Vec<LegObservation>, CommandError> {
-    let mut calls: BTreeSet<SwitchCallId> = known.iter().filter_map(|call| SwitchCallId::parse(&call.switch_call_id).ok()).collect();
+    let known = known.iter().filter_map(|call| SwitchCallId::parse(&call.switch_call_id).ok());
+    let mut calls: BTreeMap<SwitchCallId, Vec<LegObservation>> = known.map(|call| (call, Vec::new())).collect();
     let of_device = |device: Alias| async move { csta.snapshot_device(&device).await };
     let mut by_device = stream::iter(devices).map(of_device).buffer_unordered(PARALLEL);
     while let Some(legs) = by_device.next().await {
         match legs {
-            Ok(legs) => calls.extend(legs.into_iter().map(|leg| leg.call)),
+            Ok(legs) => legs.into_iter().for_each(|leg| calls.entry(leg.call.clone()).or_default().push(leg)),
             // A number of another domain, or a device that CSTA does not know.
             Err(CommandError::Refused { .. }) => {}
             Err(error) => return Err(error),
         }
     }
     let mut legs = Vec::new();
-    let of_call = |call: SwitchCallId| async move { csta.snapshot_call(&call).await };
+    let of_call = |(call, told): (SwitchCallId, Vec<LegObservation>)| async move { (csta.snapshot_call(&call).await, told) };
     let mut by_call = stream::iter(calls).map(of_call).buffer_unordered(PARALLEL);
-    while let Some(found) = by_call.next().await {
+    while let Some((found, told)) = by_call.next().await {
         match found {
             Ok(found) => legs.extend(found),
             Err(CommandError::Refused { reason: RefusalReason::UnknownCall, .. }) => {}
+            // Switches word it differently, and some list legs by device only: what the devices told stands, and a call of which no
+            // device told is over.
+            Err(CommandError::Refused { reason, .. }) if is_gone(reason) || !told.is_empty() => legs.extend(told),
             Err(error) => return Err(error),
         }
     }
     Ok(legs)
+}
+
+/// Whether a refusal may mean that there is no such call. Others say nothing about the call: a missing right ends none.
+fn is_gone(reason: RefusalReason) -> bool {
+    matches!(reason, RefusalReason::UnknownAlias | RefusalReason::WrongState | RefusalReason::Other)
 }
 
 /// Legs grouped by call, with times and numbers where the history has the same id.
@@ -147,7 +170,16 @@ async fn finished(terminal: &Terminal, domain: &Domain, missing: &[&v1::Call]) -
     let start = missing.iter().filter_map(|call| call.start_time.as_ref()).map(|start| start.seconds).min();
     let from = start.and_then(|seconds| Timestamp::from_second(seconds).ok()).map(|at| at - SignedDuration::from_mins(2));
     let query = CallsQuery { kind: CallsKind::History, limit: Some(HISTORY), from, ..CallsQuery::of(domain.clone()) };
-    match terminal.calls_history(&query).await {
+    let mut answer = terminal.calls_history(&query).await;
+    if matches!(answer, Err(CommandError::NotSent { .. })) {
+        // After an outage the links come back one after the other, and an end is final: it is worth a moment.
+        let mut status = terminal.status();
+        let up = status.wait_for(|status| status.state == LinkState::Up);
+        if tokio::time::timeout(TERMINAL_PATIENCE, up).await.is_ok_and(|up| up.is_ok()) {
+            answer = terminal.calls_history(&query).await;
+        }
+    }
+    match answer {
         Ok(records) => records
             .into_iter()
             .map(|record| FinishedCall {

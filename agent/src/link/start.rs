@@ -168,6 +168,7 @@ impl Starter<'_> {
             command_timeout: switch.command_timeout.0,
             max_parallel: TERMINAL_PARALLEL,
             fail_back_after: switch.fail_back_after.0,
+            seed: None,
         };
         let (sink, events) = EventSink::new(QUEUE);
         let stop = self.stop.clone();
@@ -286,6 +287,7 @@ impl Starter<'_> {
             command_timeout: switch.command_timeout.0,
             fail_back_after: switch.fail_back_after.0,
             window: CSTA_WINDOW,
+            seed: None,
         };
         let (sink, events) = EventSink::new(QUEUE);
         let stop = self.stop.clone();
@@ -316,6 +318,7 @@ impl Starter<'_> {
             command_timeout: switch.command_timeout.0,
             fail_back_after: switch.fail_back_after.0,
             window: CALL_API_WINDOW,
+            seed: None,
         };
         let (sink, events) = EventSink::new(QUEUE);
         let stop = self.stop.clone();
@@ -342,18 +345,22 @@ impl Starter<'_> {
             most: Duration::from_secs(30).min(self.config.poll.subscribers.0),
         };
         let monitored = self.config.calls.monitored.clone();
+        // What the configuration names is monitored even if the list of subscribers is not to be had.
+        if let Some(csta) = links.csta.clone().filter(|_| !monitored.is_empty()) {
+            let devices = monitored.clone();
+            self.spawn(async move { csta.watch_devices(devices).await });
+        }
         let (terminal, directory, name, csta) = (terminal.clone(), directory.clone(), domain.clone(), links.csta.clone());
         let read = move || {
             let (terminal, directory, domain) = (terminal.clone(), directory.clone(), name.clone());
-            let (csta, monitored) = (csta.clone(), monitored.clone());
+            let csta = csta.clone().filter(|_| monitored.is_empty());
             async move {
                 let records = terminal.alias_list(&domain, None).await?;
                 let count = records.len();
                 if directory.replace(&domain, records) {
                     tracing::info!(%domain, subscribers = count, "subscribers read");
                     if let Some(csta) = csta {
-                        let devices = if monitored.is_empty() { directory.aliases(&domain) } else { monitored };
-                        csta.watch_devices(devices).await;
+                        csta.watch_devices(directory.aliases(&domain)).await;
                     }
                 }
                 Ok(())

@@ -12,7 +12,7 @@ use elph_agent::{
 };
 use tonic::metadata::MetadataMap;
 
-use crate::support::{DEADLINE, Files, WHOLE, load};
+use crate::support::{DEADLINE, Files, WHOLE, load, places};
 
 /// Starts journald on a private /run, runs the agent with standard error as systemd would connect it, and prints the journal.
 const SCRIPT: &str = r#"
@@ -70,6 +70,7 @@ fn under_systemd_the_log_goes_to_journald_field_by_field() {
         .arg(files.directory.path())
         .arg(std::env::current_exe().unwrap())
         .env(INSIDE, "1")
+        .envs(places(files.directory.path()))
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

@@ -81,6 +81,11 @@ pub(crate) fn binary() -> Command {
     command
 }
 
+/// Where a running agent keeps what it writes: beside its configuration.
+pub(crate) fn places(directory: &Path) -> [(&'static str, PathBuf); 2] {
+    [("ELPH_AGENT__GRPC__SOCKET", directory.join("grpc.sock")), ("ELPH_AGENT__JOURNAL__DIRECTORY", directory.join("journal"))]
+}
+
 /// The running agent. Killed when dropped.
 pub(crate) struct Agent {
     child: Child,
@@ -89,7 +94,15 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn start(config: &Path, environment: &[(&str, &str)]) -> Self {
-        let mut child = binary().arg("run").arg("--config").arg(config).envs(environment.iter().copied()).spawn().unwrap();
+        let directory = config.parent().unwrap();
+        let mut child = binary()
+            .arg("run")
+            .arg("--config")
+            .arg(config)
+            .envs(places(directory))
+            .envs(environment.iter().copied())
+            .spawn()
+            .unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = mpsc::sync_channel(10_000);
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));

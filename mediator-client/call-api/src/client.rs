@@ -45,6 +45,8 @@ pub struct CallApiConfig {
     pub fail_back_after: Duration,
     /// How many commands may wait for their answers at a time, and as many again for their turn.
     pub window: usize,
+    /// What the jitter of waits is drawn from; `None`: the operating system.
+    pub seed: Option<u64>,
 }
 
 /// Whom to tell how a command ended.

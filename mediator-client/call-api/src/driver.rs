@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{CallApiConfig, Waiter},
-    http::{Cookie, login, open},
+    http::{Cookie, login, logout, open},
     session::{Command, Received, Session, SessionConfig},
     socket::{Socket, upgrade},
 };
@@ -46,9 +46,10 @@ pub(crate) enum End {
 }
 
 /// An open session.
-enum Link {
-    Socket(Box<Socket>),
-    Http(Cookie),
+struct Link {
+    cookie: Cookie,
+    /// Absent: the dialect knows no path for it, and commands go over HTTP.
+    socket: Option<Box<Socket>>,
 }
 
 /// The task.
@@ -104,7 +105,7 @@ impl Driver {
 
     /// Keeps a session until the shutdown.
     pub(crate) async fn run(mut self) {
-        let policy = NodesPolicy { fail_back_after: self.config.fail_back_after, ..NodesPolicy::default() };
+        let policy = NodesPolicy { fail_back_after: self.config.fail_back_after, seed: self.config.seed, ..NodesPolicy::default() };
         match Nodes::new(self.config.nodes.clone(), policy) {
             Ok(nodes) => self.keep(nodes).await,
             Err(error) => self.report(LinkState::Down, None, Some(error.to_string())),
@@ -153,9 +154,10 @@ impl Driver {
             }
             self.up(&endpoint);
             let since = Instant::now();
-            let end = match link {
-                Link::Socket(socket) => self.drive_socket(socket, &mut nodes).await,
-                Link::Http(cookie) => self.drive_http(&endpoint, &cookie, &mut nodes).await,
+            let Link { cookie, socket } = link;
+            let end = match socket {
+                Some(socket) => self.drive_socket(socket, &mut nodes).await,
+                None => self.drive_http(&endpoint, &cookie, &mut nodes).await,
             };
             let short = since.elapsed() < SHORT_LIVED;
             quick = if short { quick + 1 } else { 0 };
@@ -163,6 +165,9 @@ impl Driver {
             match end {
                 End::Shutdown => {
                     self.report(LinkState::Down, Some(&endpoint), None);
+                    self.session.lost("the link is shut down");
+                    self.settle();
+                    self.leave(endpoint, cookie).await;
                     return;
                 }
                 End::Relogin if quick <= QUICK_RELOGINS => {
@@ -179,6 +184,10 @@ impl Driver {
                 End::FailBack => {
                     self.session.reopening();
                     nodes.fail_back(now());
+                    let leave = self.leave(endpoint, cookie);
+                    if self.meanwhile(leave).await.is_none() {
+                        return;
+                    }
                 }
                 End::Lost(cause) | End::Closed(cause) => self.lost(&mut nodes, &endpoint, cause),
                 // the commands keep waiting, by the nodes' back-off
@@ -205,13 +214,22 @@ impl Driver {
         let (config, dialect, connect, tap) = (self.config.clone(), self.dialect.clone(), self.connect.clone(), self.tap.clone());
         Box::pin(async move {
             let cookie = login(&config, &dialect, &*connect, &endpoint, tap.as_deref()).await?;
-            match &dialect.call_api.websocket_path {
-                Some(path) => {
-                    upgrade(&config, path, &*connect, &endpoint, &cookie, tap.as_deref()).await.map(|socket| Link::Socket(Box::new(socket)))
+            let Some(path) = &dialect.call_api.websocket_path else { return Ok(Link { cookie, socket: None }) };
+            match upgrade(&config, path, &*connect, &endpoint, &cookie, tap.as_deref()).await {
+                Ok(socket) => Ok(Link { cookie, socket: Some(Box::new(socket)) }),
+                // or each attempt would leave a session behind
+                Err(cause) => {
+                    logout(&config, &dialect, &*connect, &endpoint, &cookie, tap.as_deref()).await;
+                    Err(cause)
                 }
-                None => Ok(Link::Http(cookie)),
             }
         })
+    }
+
+    /// The logout from a session that is given up, apart from this task's state.
+    fn leave(&self, endpoint: Endpoint, cookie: Cookie) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
+        let (config, dialect, connect, tap) = (self.config.clone(), self.dialect.clone(), self.connect.clone(), self.tap.clone());
+        Box::pin(async move { logout(&config, &dialect, &*connect, &endpoint, &cookie, tap.as_deref()).await })
     }
 
     /// Waits for something while commands keep being answered for, as the session's phase demands. `None`: shut down.

@@ -23,6 +23,9 @@ use crate::{
     tree::{Element, from_xml, to_xml},
 };
 
+/// How long a logout may take.
+const LEAVING: Duration = Duration::from_secs(1);
+
 /// How an exchange failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ExchangeError {
@@ -159,7 +162,10 @@ pub(crate) async fn login(
     let reply = exchange(connect, endpoint, config.connect_timeout, deadline, request).await.map_err(|error| format!("login: {error}"))?;
     if let Some(tap) = tap {
         let body = xml::parse(&reply.body).map_or_else(|_| format!("({} octets)", reply.body.len()), |root| root.redacted().to_document());
-        tap.message(LinkKind::CallApi, Way::Received, &format!("{} {path}", reply.status), &body);
+        // Of a cookie a recording holds the name.
+        let name = |value: &HeaderValue| Some(format!("\nSet-Cookie: {}=***", value.to_str().ok()?.split_once('=')?.0.trim()));
+        let cookies: String = reply.headers.get_all(header::SET_COOKIE).iter().filter_map(name).collect();
+        tap.message(LinkKind::CallApi, Way::Received, &format!("{} {path}{cookies}", reply.status), &body);
     }
     let status = reply.status.to_string();
     let cookie = cookie_of(&reply.headers, api.session_cookie.as_deref());
@@ -168,7 +174,10 @@ pub(crate) async fn login(
         Answer::Done(_) => {}
         // a cookie under a success says enough, whatever the body
         Answer::Failed(CommandError::BadAnswer { .. }) if (200..300).contains(&reply.status) && cookie.is_some() => {}
-        Answer::SessionExpired => return Err(format!("login: the switch refused user or password (status {status})")),
+        // before there is a session, what looks like an expired one is a refusal
+        Answer::SessionExpired => {
+            return Err(format!("login: the switch refused user, password or the path {path} of call_api.login_path (status {status})"));
+        }
         // the switch may quote what it refuses
         Answer::Failed(error) => {
             let (text, password) = (format!("login: {error}"), config.password.expose_secret());
@@ -179,6 +188,46 @@ pub(crate) async fn login(
         Some(name) => format!("login: the switch set no cookie '{name}'; the dialect's call_api.session_cookie names it"),
         None => "login: the switch set no cookie".to_owned(),
     })
+}
+
+/// Ends the session where the dialect knows how. Nothing is lost if that fails: the switch lets it time out, as it must without this.
+pub(crate) async fn logout(
+    config: &CallApiConfig,
+    dialect: &ecss_switch::Dialect,
+    connect: &dyn Connect,
+    endpoint: &Endpoint,
+    cookie: &Cookie,
+    tap: Option<&dyn Tap>,
+) {
+    let Some(call) = &dialect.call_api.logout else { return };
+    let path = path(&call.path, &[("{domain}", config.domain.as_str())]);
+    let request = Request::builder()
+        .method(call.method.as_str())
+        .uri(&path)
+        .header(header::HOST, endpoint.to_string())
+        .header(header::CONTENT_TYPE, "application/xml; charset=utf-8")
+        .body(Full::new(Bytes::from(call.body.clone())));
+    let outcome = match (request, cookie.header()) {
+        (Ok(mut request), Ok(value)) => {
+            request.headers_mut().insert(header::COOKIE, value);
+            if let Some(tap) = tap {
+                tap.message(LinkKind::CallApi, Way::Sent, &format!("{} {path}", call.method), &call.body);
+            }
+            let reply = exchange(connect, endpoint, config.connect_timeout, Instant::now() + LEAVING, request).await;
+            reply.map(|reply| reply.status).map_err(|error| error.to_string())
+        }
+        (Err(error), _) => Err(format!("the path '{path}' makes no request: {error}")),
+        (_, Err(cause)) => Err(cause),
+    };
+    match outcome {
+        Ok(status) => {
+            if let Some(tap) = tap {
+                tap.message(LinkKind::CallApi, Way::Received, &format!("{status} {path}"), "");
+            }
+            tracing::debug!(link = "call_api", node = %endpoint, status, "logged out");
+        }
+        Err(cause) => tracing::info!(link = "call_api", node = %endpoint, cause, "no logout, the session is left to time out"),
+    }
 }
 
 /// The cookies that a login sets, or the one of this name, as a `Cookie` header.

@@ -5,7 +5,7 @@ mod answer;
 mod event;
 mod record;
 mod request;
-mod words;
+mod time;
 
 pub use answer::{Answer, Outcome, read_answer, read_call_list, read_call_outcome, read_conference_outcome, read_outcome};
 pub use event::{EventReading, EventTable};

@@ -51,6 +51,8 @@ enum Step {
     Wrote,
     /// It is over; the inbox may have messages.
     Failed(String),
+    /// So it is, because of what the switch sent.
+    Bad(String),
 }
 
 /// Upgrades to the WebSocket of the session.
@@ -97,6 +99,16 @@ fn describe(error: &tungstenite::Error) -> String {
     }
 }
 
+/// Whether it is the message that is wrong (too long, no text, against the protocol), and not the connection that broke.
+fn is_bad_input(error: &tungstenite::Error) -> bool {
+    use tungstenite::error::ProtocolError;
+    match error {
+        tungstenite::Error::Protocol(error) => !matches!(error, ProtocolError::ResetWithoutClosingHandshake),
+        tungstenite::Error::Capacity(_) | tungstenite::Error::Utf8(_) => true,
+        _ => false,
+    }
+}
+
 // === impl Socket ===
 
 impl Socket {
@@ -128,6 +140,7 @@ impl Socket {
         while self.inbox.len() < BATCH {
             match Pin::new(&mut self.stream).poll_next(cx) {
                 Poll::Ready(Some(Ok(message))) => self.inbox.push(message),
+                Poll::Ready(Some(Err(error))) if is_bad_input(&error) => return Poll::Ready(Step::Bad(describe(&error))),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Step::Failed(describe(&error))),
                 Poll::Ready(None) => return Poll::Ready(Step::Failed("the switch closed the connection".to_owned())),
                 Poll::Pending => break,
@@ -190,6 +203,11 @@ impl Driver {
                     match (closed, step) {
                         (Some(cause), _) => break End::Closed(cause),
                         (None, Step::Failed(cause)) => return End::Lost(cause),
+                        (None, Step::Bad(cause)) => {
+                            LinkCounters::add(&self.counters.messages_bad);
+                            self.deliver(Received { complaint: Some(("message", cause.clone())), ..Received::default() });
+                            return End::Lost(cause);
+                        }
                         (None, Step::Read | Step::Wrote) => {}
                     }
                 }

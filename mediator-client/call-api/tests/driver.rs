@@ -204,6 +204,48 @@ async fn the_websocket_is_closed_properly_at_shutdown_and_nobody_waits_for_ever(
 }
 
 #[tokio::test]
+async fn a_session_that_is_given_up_is_logged_out_with_and_without_a_websocket() {
+    for with_socket in [true, false] {
+        let node = Node::new("a");
+        let mut dialect = sim();
+        if !with_socket {
+            dialect.call_api.websocket_path = None;
+        }
+        let mut client = Client::start(config(vec![node.listen().await]), dialect, Tcp);
+        client.up().await;
+        client.end().await;
+        assert_eq!(node.script(|script| (script.logins, script.logouts)), (1, 1), "with a WebSocket: {with_socket}");
+    }
+}
+
+#[tokio::test]
+async fn a_switch_that_never_answers_the_logout_holds_the_shutdown_up_for_a_moment_only() {
+    let node = Node::new("a");
+    let mut dialect = sim();
+    // the script is silent about any path that it does not know
+    dialect.call_api.logout.as_mut().unwrap().path = "/{domain}/elsewhere".into();
+    let mut client = Client::start(config(vec![node.listen().await]), dialect, Tcp);
+    client.up().await;
+    node.set(Behaviour::Silent);
+    let began = std::time::Instant::now();
+    client.end().await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(node.script(|script| script.executed.clone()), ["POST /biysk.local/elsewhere HTTP/1.1"]);
+}
+
+#[tokio::test]
+async fn a_session_whose_websocket_cannot_be_opened_is_not_left_behind() {
+    let node = Node::new("a");
+    let mut dialect = sim();
+    dialect.call_api.websocket_path = Some("/{domain}/elsewhere".into());
+    let listen = node.listen().await;
+    node.script(|script| script.no_sockets = true);
+    let client = Client::start(config(vec![listen]), dialect, Tcp);
+    eventually("two sessions were opened and closed", || node.script(|script| script.logouts) >= 2).await;
+    client.end().await;
+}
+
+#[tokio::test]
 async fn a_frame_cut_in_the_middle_of_its_writing_is_unknown_and_those_behind_it_are_not_sent() {
     let node = Node::new("a");
     let gate = Gate::default();

@@ -50,6 +50,8 @@ pub struct CstaConfig {
     pub fail_back_after: Duration,
     /// The most requests without answer.
     pub window: usize,
+    /// What the jitter of waits is drawn from; `None`: the operating system.
+    pub seed: Option<u64>,
 }
 
 /// The CSTA link of one domain. Cheap to clone; all clones share one session.

@@ -138,7 +138,7 @@ impl Driver {
             window: config.window,
         };
         let now = Instant::now();
-        let policy = NodesPolicy { fail_back_after: config.fail_back_after, ..NodesPolicy::default() };
+        let policy = NodesPolicy { fail_back_after: config.fail_back_after, seed: config.seed, ..NodesPolicy::default() };
         Self {
             connect_timeout: config.connect_timeout,
             connect,

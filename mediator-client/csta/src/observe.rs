@@ -5,7 +5,6 @@ use std::{borrow::Cow, collections::HashMap};
 
 use ecss_switch::{
     Alias, Dialect, Domain, Observation, SwitchCallId, SwitchEvent, SwitchLegId,
-    dialect::canonical,
     event::{CallsMerged, Cause, Direction, LegObservation, LegState},
 };
 use jiff::Timestamp;
@@ -315,20 +314,7 @@ impl Observer {
         if let Some((_, cause)) = STEMS.iter().find(|(stem, _)| lower.contains(stem)) {
             return *cause;
         }
-        match canonical(&self.causes, text) {
-            Some("normal") => Cause::Normal,
-            Some("busy") => Cause::Busy,
-            Some("no_answer") => Cause::NoAnswer,
-            Some("rejected") => Cause::Rejected,
-            Some("caller_gave_up") => Cause::CallerGaveUp,
-            Some("answered_elsewhere") => Cause::AnsweredElsewhere,
-            Some("unobtainable") => Cause::Unobtainable,
-            Some("redirected") => Cause::Redirected,
-            Some("transfer") => Cause::Transfer,
-            Some("conference") => Cause::Conference,
-            Some("no_resources") => Cause::NoResources,
-            _ => Cause::Other,
-        }
+        ecss_switch::words::cause(&self.causes, text).unwrap_or(Cause::Other)
     }
 }
 

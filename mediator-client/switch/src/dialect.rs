@@ -1,8 +1,13 @@
 //! Every choice about the switch's protocols that the public documents leave open ([INF] inferred, [UNKNOWN] unknown), as one
 //! value. The first capture from a real switch corrects a file of this shape, and nothing else.
 //!
+//! How one is corrected from a capture: `dialects/README.md`.
+//!
 //! A dialect is a TOML file. Two are built in: `documented` (what is documented or seen in the field; it cannot name what is
 //! not) and `sim` (the simulator's, seed 0). A configuration starts from one of them and overrides single fields.
+
+mod check;
+mod schema;
 
 use std::collections::BTreeMap;
 
@@ -59,6 +64,13 @@ pub struct TerminalDialect {
     pub confirmation: Option<Header>,
     /// [INF] Minutes that the switch's clock is ahead of UTC, for `DD.MM.YYYY HH:MM:SS`.
     pub utc_offset_minutes: i32,
+    /// [INF] Attribute of an `<error>` whose value is looked up in `refusals` before all its other words are (documented: that a
+    /// `<warning>` has a `cause` and an `<error>` a `description`).
+    pub error_cause: String,
+    /// The requests of documented commands of which only the answer is documented.
+    pub requests: TerminalRequests,
+    /// Names in the answer of `alias_list` ([DOC]: the element, domain, interface, interface_type; [INF]: which attribute has the number).
+    pub aliases: RecordShape<AliasField>,
     /// [INF] Names in the answer of `calls_history` (only its request is documented).
     pub calls: RecordShape<CallField>,
     /// Names in the answer of `conference_list` (documented: space, room, legs_count, calls_limit, destroy_mode, timestamp;
@@ -70,7 +82,64 @@ pub struct TerminalDialect {
     pub members: RecordShape<MemberField>,
 }
 
-/// A request of the HTTP terminal outside the commands.
+/// Requests of documented commands whose form is not documented. The field's name is the command's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TerminalRequests {
+    /// [INF] Carries: domain.
+    pub alias_profile_list: RequestShape,
+    /// [INF] Carries: domain.
+    pub conference_list: RequestShape,
+    /// [INF] Carries: domain.
+    pub ss_package_list: RequestShape,
+    /// [INF] Carries: domain, address.
+    pub get_extended_subscriber_card: RequestShape,
+    /// [INF] Carries: domain, address, interface, active (`words.boolean`).
+    pub sip_user_declare: RequestShape,
+    /// Carries: domain and limit ([DOC], on an element `domain`), and kind, fax, from, to and address ([DOC] what may be said, [INF]
+    /// where and under which names).
+    pub calls_history: RequestShape,
+}
+
+/// A request: an element with attributes, and at most one element inside it. A field without an attribute is not sent; one that is
+/// in both places is sent twice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RequestShape {
+    /// Name of the element inside `<in>`.
+    pub element: String,
+    /// Its attribute for each field.
+    pub fields: BTreeMap<RequestField, String>,
+    /// The element inside it. Absent: there is none.
+    #[serde(default)]
+    pub child: Option<RecordShape<RequestField>>,
+}
+
+/// What the requests in [`TerminalRequests`] carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestField {
+    /// The domain.
+    Domain,
+    /// Which calls: `active`, `history` or `all` [DOC].
+    Kind,
+    /// Which fax transmissions: `success`, `failed` or `all` [DOC].
+    Fax,
+    /// Calls that began at or after, `DD.MM.YYYY HH:MM:SS`.
+    From,
+    /// Calls that began at or before, likewise.
+    To,
+    /// A number; of `calls_history` a comma list of patterns [DOC].
+    Address,
+    /// Most records.
+    Limit,
+    /// The interface of a subscriber.
+    Interface,
+    /// Whether a subscriber is in service at once.
+    Active,
+}
+
+/// A request of the HTTP terminal outside the commands, or of the Call API outside its services.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpCall {
@@ -93,11 +162,11 @@ pub struct Header {
     pub value: String,
 }
 
-/// How an answer says that the session has expired. Any of the two is enough.
+/// How an answer says that the session has expired. Any of the three is enough.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SessionExpired {
-    /// HTTP statuses that say so, whatever the body.
+    /// Statuses (of HTTP, or of a frame) that say so, whatever the body.
     pub statuses: Vec<u16>,
     /// Words in an `<error>`'s attributes or text that say so, whatever the status.
     pub words: Vec<String>,
@@ -125,6 +194,20 @@ pub struct RecordShape<F: Ord> {
     pub element: String,
     /// Attribute of each field.
     pub fields: BTreeMap<F, String>,
+}
+
+/// Fields of an alias in `alias_list`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AliasField {
+    /// Its domain; the one asked about where there is none.
+    Domain,
+    /// Its number.
+    Address,
+    /// The interface it belongs to.
+    Interface,
+    /// What kind of interface that is.
+    InterfaceType,
 }
 
 /// Fields of a call in `calls_history`.
@@ -213,6 +296,10 @@ pub struct CallApiDialect {
     pub login_attributes: BTreeMap<String, String>,
     /// [UNKNOWN] The session cookie's name. Absent: every cookie that the login sets is sent back.
     pub session_cookie: Option<String>,
+    /// [UNKNOWN] What an expired session answers. [DOC, for `cc/arm`] A 403 with an error in its body is a refusal.
+    pub session_expired: SessionExpired,
+    /// [UNKNOWN] The logout request; `{domain}` in its path is replaced. Absent: the session is left to time out.
+    pub logout: Option<HttpCall>,
     /// [FIELD] Path of a command over HTTP; `{domain}`, `{service}` and `{command}` are replaced.
     pub command_path: String,
     /// [UNKNOWN] Path of the WebSocket upgrade; `{domain}` is replaced. Absent: no WebSocket; commands go over HTTP, events are polled.
@@ -222,6 +309,7 @@ pub struct CallApiDialect {
     /// [UNKNOWN] What the frame's length counts.
     pub length_unit: LengthUnit,
     /// [UNKNOWN] What stands before a command's name in the name field when the frame goes to a service: `{service}/` or nothing.
+    #[serde(default)]
     pub name_prefix: String,
     /// [UNKNOWN] How an event frame looks.
     pub event_frame: EventFrame,
@@ -497,9 +585,26 @@ pub enum DialectError {
     /// No built-in dialect has this name.
     #[error("there is no dialect '{0}'; built in are: documented, sim")]
     UnknownBase(String),
-    /// The file or override does not fit.
-    #[error("the dialect does not fit: {0}")]
-    Shape(String),
+    /// The file or override does not have a dialect's shape: a field that does not exist, or a value of another type.
+    #[error("the dialect does not fit{}: {problem}", at(path))]
+    Shape {
+        /// Dotted path of the TOML key; empty for the whole.
+        path: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A field has a value that cannot be used.
+    #[error("the dialect cannot be used: {path} {problem}")]
+    Value {
+        /// Dotted path of the TOML key.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+fn at(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!(" at {path}") }
 }
 
 impl Dialect {
@@ -508,43 +613,30 @@ impl Dialect {
         Self::with_overrides(name, &toml::Table::new())
     }
 
-    /// A built-in dialect with single fields replaced. Tables are merged; everything else is replaced; an empty string in place of a
-    /// table or text that may be absent makes it absent.
+    /// A built-in dialect with single fields replaced. Tables are merged; everything else is replaced; an empty text takes
+    /// away the table or text that is there (if that is a field that must be, the error says that it is missing).
     pub fn with_overrides(base: &str, overrides: &toml::Table) -> Result<Self, DialectError> {
         let text = match base {
             "documented" => include_str!("../dialects/documented.toml"),
             "sim" => include_str!("../dialects/sim.toml"),
             other => return Err(DialectError::UnknownBase(other.to_owned())),
         };
-        let mut table: toml::Table = toml::from_str(text).map_err(|error| DialectError::Shape(error.to_string()))?;
+        let shape = |path: String, problem: &str| DialectError::Shape { path, problem: problem.trim().replace('\n', " ") };
+        let mut table: toml::Table = toml::from_str(text).map_err(|error| shape(String::new(), error.message()))?;
         if !overrides.is_empty() {
             table.insert("name".to_owned(), toml::Value::String(format!("{base}+overrides")));
         }
         merge(&mut table, overrides);
-        let dialect: Self = table.try_into().map_err(|error: toml::de::Error| DialectError::Shape(error.to_string()))?;
+        let dialect: Self = serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|error| {
+            let path = error.path().to_string();
+            // The path of a key that is an enum's is '?'; toml names it in a line of its own.
+            let whole = error.inner().to_string();
+            let by_toml = || whole.lines().find_map(|line| line.strip_prefix("in `")?.strip_suffix('`')).unwrap_or(&path);
+            let path = if path.contains('?') { by_toml() } else { &path };
+            shape(path.trim_matches('.').to_owned(), error.inner().message())
+        })?;
         dialect.check()?;
         Ok(dialect)
-    }
-
-    /// What the words and frames must fulfil beyond their shape.
-    fn check(&self) -> Result<(), DialectError> {
-        let shape = |text: &str| Err(DialectError::Shape(text.to_owned()));
-        match &self.call_api.event_frame {
-            EventFrame::Status { status } if status.chars().count() != 3 => {
-                return shape("call_api.event_frame.status must have three characters");
-            }
-            EventFrame::RequestId { request_id } if request_id.chars().count() != 4 => {
-                return shape("call_api.event_frame.request_id must have four characters");
-            }
-            _ => {}
-        }
-        for command in self.operations.values() {
-            let framed = self.call_api.name_prefix.replace("{service}", &command.service) + &command.name;
-            if command.service != "terminal" && framed.chars().count() > 32 {
-                return Err(DialectError::Shape(format!("the command name '{framed}' is longer than the 32 characters of its field")));
-            }
-        }
-        Ok(())
     }
 
     /// The meaning of a refusal's text.
@@ -555,23 +647,13 @@ impl Dialect {
     }
 }
 
-/// The canonical word that `text` stands for in a vocabulary of `Words`.
-pub fn canonical<'a>(vocabulary: &'a BTreeMap<String, Vec<String>>, text: &str) -> Option<&'a str> {
-    let text = text.trim();
-    let hit = |words: &[String]| words.iter().any(|word| word.eq_ignore_ascii_case(text));
-    vocabulary.iter().find(|(_, words)| hit(words)).map(|(key, _)| key.as_str())
-}
-
-/// The switch's word for a canonical one.
-pub fn written<'a>(vocabulary: &'a BTreeMap<String, Vec<String>>, canonical: &str) -> Option<&'a str> {
-    vocabulary.get(canonical)?.first().map(String::as_str)
-}
-
 fn merge(into: &mut toml::Table, from: &toml::Table) {
     for (key, value) in from {
         match (into.get_mut(key), value) {
-            (Some(toml::Value::Table(old)), toml::Value::Table(new)) if !replaces(old, new) => merge(old, new),
-            (Some(toml::Value::Table(_)) | None, toml::Value::String(text)) if text.is_empty() => {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) if ATTRIBUTES.contains(&key.as_str()) || !replaces(old, new) => {
+                merge(old, new);
+            }
+            (Some(toml::Value::Table(_) | toml::Value::String(_)) | None, toml::Value::String(text)) if text.is_empty() => {
                 into.remove(key);
             }
             _ => {
@@ -580,6 +662,9 @@ fn merge(into: &mut toml::Table, from: &toml::Table) {
         }
     }
 }
+
+/// Tables of attributes by field. A field may be called `name`, which says nothing about the table.
+const ATTRIBUTES: [&str; 2] = ["fields", "result"];
 
 /// A table with another `kind` or command `name` is another thing: nothing of the old one stays.
 fn replaces(old: &toml::Table, new: &toml::Table) -> bool {
@@ -604,15 +689,49 @@ mod tests {
         let table = |text: &str| toml::from_str::<toml::Table>(text).unwrap();
         let dialect = Dialect::with_overrides(
             "sim",
-            &table("[call_api]\npad = \"nul\"\nevent_frame = { kind = \"status\", status = \"EVT\" }\n[terminal]\nkeepalive = \"\""),
+            &table("[call_api]\npad = \"nul\"\nevent_frame = { kind = \"status\", status = \"EVT\" }\n[terminal]\nkeepalive = \"\"\nsession_cookie = \"\"\n[terminal.calls.fields]\ncause = \"\""),
         )
         .unwrap();
         assert_eq!(dialect.call_api.pad, Pad::Nul);
         assert_eq!(dialect.call_api.event_frame, EventFrame::Status { status: "EVT".into() });
-        assert_eq!(dialect.terminal.keepalive, None);
+        assert_eq!((dialect.terminal.keepalive, dialect.terminal.session_cookie), (None, None));
+        assert_eq!(dialect.terminal.calls.fields.get(&CallField::Cause), None);
         assert_eq!(dialect.name, "sim+overrides");
         for wrong in ["pda = 1", "[call_api]\npad = \"dots\"", "[call_api]\nevent_frame = { kind = \"status\", status = \"EVENT\" }"] {
             assert!(Dialect::with_overrides("sim", &table(wrong)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_field_called_name_is_replaced_alone() {
+        let overrides = toml::from_str("[terminal.members.fields]\nname = \"title\"").unwrap();
+        let dialect = Dialect::with_overrides("sim", &overrides).unwrap();
+        let sim = Dialect::built_in("sim").unwrap();
+        assert_eq!(dialect.terminal.members.fields.get(&MemberField::Name).map(String::as_str), Some("title"));
+        assert_eq!(dialect.terminal.members.fields.len(), sim.terminal.members.fields.len());
+    }
+
+    #[test]
+    fn what_is_written_out_reads_the_same() {
+        for name in ["documented", "sim"] {
+            let dialect = Dialect::built_in(name).unwrap();
+            let whole = toml::Table::try_from(&dialect).unwrap();
+            assert_eq!(Dialect { name: name.to_owned(), ..Dialect::with_overrides(name, &whole).unwrap() }, dialect);
+        }
+    }
+
+    #[test]
+    fn a_wrong_field_is_named_by_its_path() {
+        for (wrong, path) in [
+            ("[terminal]\nsesion_cookie = 'x'", "terminal.sesion_cookie"),
+            ("[call_api]\npad = 'dots'", "call_api.pad"),
+            ("[terminal.session_expired]\nstatuses = ['401']", "terminal.session_expired.statuses[0]"),
+            ("[operations.call_hold.fields]\ncall = 3", "operations.call_hold.fields.call"),
+            ("[operations]\ncall_hold = { service = 'call', name = 'x', feilds = {} }", "operations.call_hold"),
+        ] {
+            let error = Dialect::with_overrides("sim", &toml::from_str(wrong).unwrap()).unwrap_err();
+            assert!(matches!(&error, DialectError::Shape { path: at, .. } if at == path), "{error:?}");
+            assert!(error.to_string().contains(path) && !error.to_string().contains('\n'), "{error}");
         }
     }
 

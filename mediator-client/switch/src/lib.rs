@@ -10,6 +10,7 @@ pub mod event;
 pub mod ids;
 pub mod link;
 pub mod nodes;
+pub mod words;
 
 pub use command::{CallCommand, ConferenceCommand, Operation};
 pub use dialect::Dialect;

@@ -22,6 +22,8 @@ pub struct NodesPolicy {
     pub stable_after: Duration,
     /// How long a preferred node must have been reachable before sessions move back to it.
     pub fail_back_after: Duration,
+    /// What the jitter is drawn from; `None`: the operating system. The same seed makes the same waits, for tests that can be repeated.
+    pub seed: Option<u64>,
 }
 
 impl Default for NodesPolicy {
@@ -31,6 +33,7 @@ impl Default for NodesPolicy {
             most_wait: Duration::from_secs(15),
             stable_after: Duration::from_secs(10),
             fail_back_after: Duration::from_secs(60),
+            seed: None,
         }
     }
 }
@@ -71,7 +74,7 @@ pub struct NoNodes;
 impl Nodes {
     /// The nodes, the preferred one first.
     pub fn new(endpoints: Vec<Endpoint>, policy: NodesPolicy) -> Result<Self, NoNodes> {
-        Self::seeded(endpoints, policy, rand::rng().random())
+        Self::seeded(endpoints, policy, policy.seed.unwrap_or_else(|| rand::rng().random()))
     }
 
     /// The same waits for the same seed.
@@ -255,6 +258,20 @@ mod tests {
     #[test]
     fn without_nodes_there_is_no_policy() {
         assert_eq!(Nodes::new(Vec::new(), NodesPolicy::default()).unwrap_err(), NoNodes);
+    }
+
+    #[test]
+    fn a_seeded_policy_waits_the_same_each_time() {
+        let waits = |seed| {
+            let mut nodes = Nodes::new(vec![endpoint(0)], NodesPolicy { seed, ..NodesPolicy::default() }).unwrap();
+            let wait = |_| {
+                nodes.failed(&endpoint(0), Instant::now());
+                nodes.next().1
+            };
+            (0..8).map(wait).collect::<Vec<_>>()
+        };
+        assert_eq!(waits(Some(7)), waits(Some(7)));
+        assert_ne!(waits(Some(7)), waits(Some(8)));
     }
 
     #[test]

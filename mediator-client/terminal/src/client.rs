@@ -59,6 +59,8 @@ pub struct TerminalConfig {
     pub max_parallel: usize,
     /// How long a preferred node must have been reachable again before the session moves back to it.
     pub fail_back_after: Duration,
+    /// What the jitter of waits and the prefix of request ids are drawn from; `None`: the operating system.
+    pub seed: Option<u64>,
 }
 
 /// The handle: cheap to clone, usable from any task. A command goes on when its caller is dropped.
@@ -104,9 +106,11 @@ impl Terminal {
             patience: config.command_timeout,
             once: once.clone(),
         };
-        let policy = NodesPolicy { fail_back_after: config.fail_back_after, ..NodesPolicy::default() };
+        let policy = NodesPolicy { fail_back_after: config.fail_back_after, seed: config.seed, ..NodesPolicy::default() };
         let nodes = Nodes::new(config.nodes.clone(), policy);
-        let session = Session::new(session_config(&config, &dialect), dialect, counters.clone(), rand::rng().random());
+        // The low half tells a session's requests from another's as well as the whole would.
+        let nonce = config.seed.map_or_else(|| rand::rng().random(), |seed| seed as u32);
+        let session = Session::new(session_config(&config, &dialect), dialect, counters.clone(), nonce);
         let driver = Driver {
             config,
             session,
@@ -361,7 +365,7 @@ impl Driver {
         let Some((serial, written)) = self.under_way.remove(&id) else { return };
         let outcome = outcome.unwrap_or_else(|error| {
             let cause = format!("the exchange broke: {error}");
-            Err(Failure { written: written.load(Ordering::Acquire), timeout: false, cause })
+            Err(Failure { written: written.load(Ordering::Acquire), timeout: false, bad: false, cause })
         });
         match outcome {
             Ok(answer) => {
@@ -372,7 +376,15 @@ impl Driver {
                     tracing::warn!(link = "terminal", "an answer of the switch cannot be understood");
                 }
             }
-            Err(failure) => self.session.on_failure(serial, &failure, now()),
+            Err(failure) => {
+                if failure.bad {
+                    LinkCounters::add(&self.counters.messages_bad);
+                    if self.once.may_log("http") {
+                        tracing::warn!(link = "terminal", cause = failure.cause, "an answer of the switch cannot be understood");
+                    }
+                }
+                self.session.on_failure(serial, &failure, now());
+            }
         }
     }
 
@@ -431,7 +443,7 @@ impl Driver {
         self.probes = JoinSet::new();
         for (serial, written) in std::mem::take(&mut self.under_way).into_values() {
             let written = written.load(Ordering::Acquire);
-            self.session.on_failure(serial, &Failure { written, timeout: false, cause: "the link was lost".to_owned() }, now());
+            self.session.on_failure(serial, &Failure { written, timeout: false, bad: false, cause: "the link was lost".to_owned() }, now());
         }
         self.session.link_down();
         self.settle_done();

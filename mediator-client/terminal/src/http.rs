@@ -81,13 +81,13 @@ impl Http {
 
     /// Sends the request and reads its answer. `written` is set before any octet of the request can leave.
     pub(crate) async fn exchange(self, request: Request, written: Arc<AtomicBool>) -> Result<Answer, Failure> {
-        let failure = |timeout: bool, cause: String| Failure { written: written.load(Ordering::Acquire), timeout, cause };
+        let failure = |timeout, Broken { bad, cause }| Failure { written: written.load(Ordering::Acquire), timeout, bad, cause };
         let deadline = tokio::time::Instant::from_std(request.deadline);
-        let to_send = self.prepare(&request, &written).map_err(|cause| failure(false, cause))?;
+        let to_send = self.prepare(&request, &written).map_err(|cause| failure(false, Broken { bad: false, cause }))?;
         match tokio::time::timeout_at(deadline, self.send(to_send, &request)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(cause)) => Err(failure(false, cause)),
-            Err(_) => Err(failure(true, "no answer within the deadline".to_owned())),
+            Ok(Err(broken)) => Err(failure(false, broken)),
+            Err(_) => Err(failure(true, Broken { bad: false, cause: "no answer within the deadline".to_owned() })),
         }
     }
 
@@ -118,12 +118,14 @@ impl Http {
         head.body(body).map_err(|error| format!("the request cannot be built: {error}"))
     }
 
-    async fn send(&self, to_send: http::Request<Tracked>, request: &Request) -> Result<Answer, String> {
-        let answer = self.client.request(to_send).await.map_err(|error| causes(&error))?;
+    async fn send(&self, to_send: http::Request<Tracked>, request: &Request) -> Result<Answer, Broken> {
+        let broken = |error: hyper_util::client::legacy::Error| Broken { bad: is_no_http(&error), cause: causes(&error) };
+        let answer = self.client.request(to_send).await.map_err(broken)?;
         let (head, body) = answer.into_parts();
         let texts = |name: &str| head.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         let request_ids: Vec<String> = texts(REQUEST_ID).collect();
-        let set_cookies = texts("set-cookie").map(SecretString::from).collect();
+        let set_cookies: Vec<SecretString> = texts("set-cookie").map(SecretString::from).collect();
+        let cookie_names: String = texts("set-cookie").filter_map(|line| cookie_shown(&line)).collect();
         let status = head.status.as_u16();
         let body = match Limited::new(body, self.limits.bytes).collect().await {
             Ok(body) => body.to_bytes(),
@@ -131,7 +133,7 @@ impl Http {
                 let content = Content::Unreadable(format!("the body is longer than {} octets", self.limits.bytes));
                 return Ok(Answer { status, request_ids, set_cookies, content });
             }
-            Err(error) => return Err(format!("the answer broke off: {}", causes(&*error))),
+            Err(error) => return Err(Broken { bad: !self.closed.is_cancelled(), cause: format!("the answer broke off: {}", causes(&*error)) }),
         };
         let content = if body.trim_ascii().is_empty() {
             Content::Empty
@@ -151,11 +153,17 @@ impl Http {
                 Content::Unreadable(cause) => format!("*** {} octets: {cause}", body.len()),
                 Content::Empty => String::new(),
             };
-            let head = format!("HTTP/1.1 {status}\nP-Request-Id: {}", request_ids.join(", "));
+            let head = format!("HTTP/1.1 {status}\nP-Request-Id: {}{cookie_names}", request_ids.join(", "));
             tap.message(LinkKind::Terminal, Way::Received, &head, &shown);
         }
         Ok(Answer { status, request_ids, set_cookies, content })
     }
+}
+
+/// A cookie as a recording may hold it: its name.
+fn cookie_shown(line: &str) -> Option<String> {
+    let (name, _) = line.split(';').next()?.split_once('=')?;
+    Some(format!("\nSet-Cookie: {}=***", name.trim()))
 }
 
 /// A document as a recording may hold it.
@@ -176,6 +184,25 @@ fn client(connector: &Connector, closed: &CancellationToken, max_idle: usize) ->
         // Whether a request goes again is the session's decision.
         .retry_canceled_requests(false)
         .build(connector.clone())
+}
+
+/// Why an exchange has no answer.
+struct Broken {
+    /// Something came, and it is no whole HTTP answer.
+    bad: bool,
+    cause: String,
+}
+
+/// Whether the switch's octets are at fault, and not the connection.
+fn is_no_http(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// An error and its sources, without repeating one that quotes the next.

@@ -90,9 +90,10 @@ fn out(answer: &Answer) -> Option<&Element> {
     }
 }
 
-/// What a refusal means: by its `cause` where that says enough, otherwise by all its words.
+/// What a refusal means: by its cause where that says enough, otherwise by all its words.
 pub(crate) fn reason(dialect: &Dialect, document: &Element, text: &str) -> RefusalReason {
-    let causes = document.all("error").filter_map(|error| error.get_some("cause")).map(|cause| dialect.refusal(cause));
+    let causes =
+        document.all("error").filter_map(|error| error.get_some(&dialect.terminal.error_cause)).map(|cause| dialect.refusal(cause));
     causes.into_iter().find(|reason| *reason != RefusalReason::Other).unwrap_or_else(|| dialect.refusal(text))
 }
 

@@ -5,7 +5,7 @@ pub mod command;
 mod http;
 mod judge;
 pub mod session;
-mod words;
+mod time;
 pub mod xml;
 
 pub use client::{Terminal, TerminalConfig};

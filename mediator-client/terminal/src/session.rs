@@ -182,6 +182,8 @@ pub struct Failure {
     pub written: bool,
     /// Whether it was the deadline.
     pub timeout: bool,
+    /// Whether something came that is no whole HTTP answer.
+    pub bad: bool,
     /// What happened (no secrets).
     pub cause: String,
 }

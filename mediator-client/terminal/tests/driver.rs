@@ -78,7 +78,9 @@ impl Setup {
         self.server.abort();
         let recorded = self.recorder.0.lock().unwrap().clone();
         for line in &recorded {
-            assert!(!line.contains("Geheim") && !line.contains("sp-secret") && !line.contains("ECSSSESSION"), "{line}");
+            // The cookie's name is what a dialect needs; its value is secret.
+            let cookie = line.replace("ECSSSESSION=***", "").contains("ECSSSESSION");
+            assert!(!cookie && !line.contains("Geheim") && !line.contains("sp-secret"), "{line}");
         }
         recorded
     }

@@ -88,7 +88,7 @@ impl World {
                     for request in std::mem::take(&mut self.under_way) {
                         // What was under way may have been executed.
                         self.execute(&request);
-                        let failure = Failure { written: true, timeout: false, cause: "lost".into() };
+                        let failure = Failure { written: true, timeout: false, bad: false, cause: "lost".into() };
                         self.session.on_failure(request.serial, &failure, self.now);
                     }
                     self.session.link_down();
@@ -136,7 +136,7 @@ impl World {
         };
         let cookie = request.cookie.as_ref().map(|cookie| cookie.expose_secret().to_owned());
         let in_session = cookie.is_some() && cookie == self.valid;
-        let failure = |written, timeout| Failure { written, timeout, cause: "cut".into() };
+        let failure = |written, timeout| Failure { written, timeout, bad: false, cause: "cut".into() };
         match (request.purpose, how) {
             (_, 0) => return self.fail(&request, failure(false, false)),
             (_, 1) => {
@@ -196,7 +196,7 @@ impl World {
         };
         for request in over {
             self.execute(&request);
-            self.fail(&request, Failure { written: true, timeout: true, cause: "deadline".into() });
+            self.fail(&request, Failure { written: true, timeout: true, bad: false, cause: "deadline".into() });
         }
         self.session.expire(self.now);
         self.settle();

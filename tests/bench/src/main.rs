@@ -1,1 +1,69 @@
-fn main() {}
+//! Measures the agent against the figures that are promised and against others doing the same job, all in one run on one machine.
+//! Each bench prints a table and writes `target/bench/<bench>.json`. `bench events codecs` runs those two; without names all are run.
+
+mod bare;
+mod busy;
+mod codecs;
+mod events;
+mod fanout;
+mod feed;
+mod memory;
+mod nats;
+mod report;
+mod runs;
+mod start;
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+use crate::report::Table;
+
+/// The benches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Bench {
+    /// From the switch's event to the gRPC subscriber, at a fixed rate.
+    Events,
+    /// Deliveries per second at saturation.
+    Fanout,
+    /// Resident memory, and whether it grows under load.
+    Memory,
+    /// From the start to ready, and from a switch restart to the same state.
+    Start,
+    /// Messages per second and allocations per message of the three protocols.
+    Codecs,
+}
+
+/// Measures the agent beside others.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Which; none: all.
+    benches: Vec<Bench>,
+    /// Load for ten minutes instead of one when memory is watched.
+    #[arg(long)]
+    soak: bool,
+    /// Serve as the bare tonic stream, with both sockets in this directory.
+    #[arg(long, hide = true)]
+    bare_tonic: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if let Some(directory) = arguments.bare_tonic {
+        return bare::serve(&directory).await;
+    }
+    let asked = if arguments.benches.is_empty() { Bench::value_variants().to_vec() } else { arguments.benches };
+    for bench in asked {
+        let table: Table = match bench {
+            Bench::Events => Box::pin(events::run()).await?,
+            Bench::Fanout => Box::pin(fanout::run()).await?,
+            Bench::Memory => Box::pin(memory::run(arguments.soak)).await?,
+            Bench::Start => Box::pin(start::run()).await?,
+            Bench::Codecs => Box::pin(codecs::run()).await?,
+        };
+        table.publish()?;
+    }
+    Ok(())
+}

@@ -39,9 +39,22 @@ pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
 impl Agent {
     /// Starts the agent of a directory that holds `agent.toml`, and waits until it serves.
     pub async fn start(directory: &Path) -> anyhow::Result<Self> {
+        Self::launch(directory, None).await
+    }
+
+    /// The same in a process group of its own: Ctrl-C on a terminal reaches only the caller, who ends the agent in good order.
+    pub async fn start_apart(directory: &Path) -> anyhow::Result<Self> {
+        Self::launch(directory, Some(0)).await
+    }
+
+    async fn launch(directory: &Path, group: Option<i32>) -> anyhow::Result<Self> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("agent.log"))?;
         let written = log.metadata()?.len();
-        let child = Command::new(binary("elph-agent")?)
+        let mut command = Command::new(binary("elph-agent")?);
+        if let Some(group) = group {
+            command.process_group(group);
+        }
+        let child = command
             .arg("run")
             .arg("--config")
             .arg(directory.join("agent.toml"))
@@ -74,6 +87,16 @@ impl Agent {
     /// Its process id.
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    /// Where health and metrics are served.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Its end, if it has ended by itself.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().ok().flatten()
     }
 
     /// Everything it has logged.

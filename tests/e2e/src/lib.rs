@@ -2,6 +2,9 @@
 //! the end-to-end tests, the demo and the benches.
 
 mod agent;
+pub mod guard;
+pub mod meetings;
+pub mod phones;
 mod watch;
 
 use std::{path::PathBuf, time::Duration};
@@ -159,15 +162,35 @@ pub fn request_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-/// The agent's configuration for a simulated switch.
+/// Where a switch is and who may log in there.
+pub struct SwitchAt {
+    /// Its nodes.
+    pub nodes: Vec<ssw_sim::NodeAddresses>,
+    /// Its logins.
+    pub credentials: ssw_sim::Credentials,
+    /// The certificate of its authority, with TLS.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The agent's configuration for a simulated switch in this process.
 pub fn config(sim: &Sim, options: &StackOptions, directory: &std::path::Path) -> anyhow::Result<String> {
+    let at = SwitchAt {
+        nodes: sim.nodes().to_vec(),
+        credentials: sim.credentials().clone(),
+        ca_file: sim.ca().map(|(path, _)| path.to_owned()),
+    };
+    config_at(&at, options, directory)
+}
+
+/// The agent's configuration for a switch wherever it is.
+pub fn config_at(at: &SwitchAt, options: &StackOptions, directory: &std::path::Path) -> anyhow::Result<String> {
     let nodes = |address: fn(&ssw_sim::NodeAddresses) -> std::net::SocketAddr| {
-        let all: Vec<String> = sim.nodes().iter().map(|node| format!("\"{}\"", address(node))).collect();
+        let all: Vec<String> = at.nodes.iter().map(|node| format!("\"{}\"", address(node))).collect();
         all.join(", ")
     };
-    let credentials = sim.credentials();
-    let tls = match sim.ca() {
-        Some((path, _)) => format!("tls = true\nca_file = \"{}\"\n", path.display()),
+    let credentials = &at.credentials;
+    let tls = match &at.ca_file {
+        Some(path) => format!("tls = true\nca_file = \"{}\"\n", path.display()),
         None => String::new(),
     };
     // Tables of `extra` may continue ours: TOML does not, so their keys are merged here.

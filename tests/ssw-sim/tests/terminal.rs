@@ -368,8 +368,11 @@ async fn any_seed_speaks_its_own_dialect() {
     let answer = client.command(&lock.name, &format!("<request{attributes}/>")).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert!(sim.switch().conference(D, &id).unwrap().locked);
-    let list = client.command("conference_list", &format!(r#"<request domain="{D}"/>"#)).await.tree();
+    let shape = &dialect.terminal.requests["conference_list"];
+    let list = client.command("conference_list", &format!(r#"<{} {}="{D}"/>"#, shape.element, shape.fields["domain"])).await.tree();
     let conference = list.find("conference").unwrap();
+    let guessed = client.command("conference_list", &format!(r#"<request domain="{D}"/>"#)).await;
+    assert_eq!(guessed.status, 404, "a request in another dialect's words is not understood");
     assert_eq!(conference.get(&dialect.terminal.conferences.fields["locked"]), Some(dialect.boolean(true)));
     assert_eq!(conference.get("space"), Some(id.as_str()), "documented names stay");
 }

@@ -12,10 +12,10 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -34,6 +34,9 @@ const LEAP: u8 = 3;
 
 /// Records that wait for the writer at most.
 const QUEUE: usize = 16_384;
+
+/// After a refusal by the disk the next attempt is made so much later.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// A record longer than this is damage.
 const MAX_RECORD: u32 = 512 << 20;
@@ -70,9 +73,23 @@ pub struct Journal {
     segment_bytes: u64,
     written: u64,
     started: bool,
+    /// Events were left out: nothing goes to the writer before the next checkpoint.
     broken: bool,
-    skipped: Arc<AtomicU64>,
+    state: Arc<WriterState>,
+    /// When a checkpoint was last begun because the disk had refused something.
+    retried: Option<Instant>,
     _lock: File,
+}
+
+/// What the writer tells.
+#[derive(Debug, Default)]
+struct WriterState {
+    /// Records that wait for it.
+    waiting: AtomicUsize,
+    /// It has no file that it can write to.
+    failed: AtomicBool,
+    /// Events that are not on disk.
+    skipped: AtomicU64,
 }
 
 impl Journal {
@@ -87,43 +104,56 @@ impl Journal {
         })?;
         let segments = segments(directory).map_err(failed)?;
         read_segments(&segments, ring, view);
-        let skipped = Arc::new(AtomicU64::new(0));
+        let state = Arc::new(WriterState::default());
         let (queue, records) = sync_channel(QUEUE);
         let writer =
-            Writer { directory: directory.to_owned(), epoch: ring.epoch().to_owned(), disk_bytes, file: None, skipped: skipped.clone() };
+            Writer { directory: directory.to_owned(), epoch: ring.epoch().to_owned(), disk_bytes, file: None, state: state.clone() };
         std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(&records)).map_err(failed)?;
-        Ok(Self { queue, segment_bytes, written: 0, started: false, broken: false, skipped, _lock: lock })
+        Ok(Self { queue, segment_bytes, written: 0, started: false, broken: false, state, retried: None, _lock: lock })
     }
 
-    /// Hands an event to the writer; true: a checkpoint is due.
+    /// Hands an event to the writer; true: a checkpoint is due. One costs the encoding of the whole state, so it is not due before the
+    /// writer has caught up, nor at every event that the disk refuses.
     pub(crate) fn append(&mut self, entry: &Entry) -> bool {
-        let record = Record::Event { sequence: entry.sequence, frame: entry.frame.clone() };
-        if self.broken || self.queue.try_send(record).is_err() {
+        if self.broken || !self.send(Record::Event { sequence: entry.sequence, frame: entry.frame.clone() }) {
             self.broken = true;
-            self.skipped.fetch_add(1, Ordering::Relaxed);
-            return true;
+            self.state.skipped.fetch_add(1, Ordering::Relaxed);
+            return self.state.waiting.load(Ordering::Relaxed) <= QUEUE / 2;
         }
         self.written += entry.frame.len() as u64;
+        if self.state.failed.load(Ordering::Relaxed) && self.retried.is_none_or(|at| at.elapsed() >= RETRY) {
+            self.retried = Some(Instant::now());
+            return true;
+        }
         self.written > self.segment_bytes
     }
 
     /// Begins a new segment.
     pub(crate) fn checkpoint(&mut self, sequence: u64, snapshot: &v1::Snapshot) {
-        let kind = if std::mem::replace(&mut self.started, true) { CHECKPOINT } else { LEAP };
-        let record = Record::Checkpoint { kind, sequence, snapshot: snapshot.encode_to_vec() };
-        self.broken = self.queue.try_send(record).is_err();
+        let kind = if self.started { CHECKPOINT } else { LEAP };
+        self.broken = !self.send(Record::Checkpoint { kind, sequence, snapshot: snapshot.encode_to_vec() });
+        self.started |= !self.broken;
         self.written = 0;
+    }
+
+    fn send(&self, record: Record) -> bool {
+        self.state.waiting.fetch_add(1, Ordering::Relaxed);
+        let sent = self.queue.try_send(record).is_ok();
+        if !sent {
+            self.state.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        sent
     }
 
     /// Events that are not on disk because the writer could not keep up or the disk refused them.
     pub fn skipped(&self) -> u64 {
-        self.skipped.load(Ordering::Relaxed)
+        self.state.skipped.load(Ordering::Relaxed)
     }
 
     /// Writes what waits, within ten seconds, and ends the writer.
     pub fn close(self) -> impl Future<Output = ()> {
         let (done, closed) = oneshot::channel();
-        let sent = self.queue.try_send(Record::Close(done)).is_ok();
+        let sent = self.send(Record::Close(done));
         async move {
             if sent {
                 // Either the writer says so, or it has died, or it hangs on the disk: the agent ends in each case.
@@ -151,7 +181,7 @@ fn segments(directory: &Path) -> io::Result<Vec<PathBuf>> {
 fn read_segments(segments: &[PathBuf], ring: &mut Ring, view: &mut View) {
     let mut epoch = None;
     let mut whole = true;
-    for path in segments {
+    for path in newest(segments, ring.max_bytes()) {
         let read = read_segment(path, whole, &mut epoch, ring, view);
         whole = read.is_ok();
         if let Err(error) = read {
@@ -161,6 +191,17 @@ fn read_segments(segments: &[PathBuf], ring: &mut Ring, view: &mut View) {
     if epoch.is_some() {
         ring.leap();
     }
+}
+
+/// The newest segments that fill the memory, and one more, should the newest be damaged: reading all would only delay the start.
+fn newest(segments: &[PathBuf], bytes: usize) -> &[PathBuf] {
+    let mut read = 0;
+    let enough = |path: &PathBuf| {
+        read += fs::metadata(path).map_or(0, |file| file.len());
+        read >= bytes as u64
+    };
+    let filling = segments.iter().rev().position(enough).map_or(segments.len(), |place| place + 1);
+    segments.get(segments.len().saturating_sub(filling.max(1) + 1)..).unwrap_or_default()
 }
 
 fn read_segment(path: &Path, continues: bool, epoch: &mut Option<String>, ring: &mut Ring, view: &mut View) -> io::Result<()> {
@@ -235,7 +276,7 @@ struct Writer {
     epoch: String,
     disk_bytes: u64,
     file: Option<BufWriter<File>>,
-    skipped: Arc<AtomicU64>,
+    state: Arc<WriterState>,
 }
 
 impl Writer {
@@ -253,12 +294,12 @@ impl Writer {
                     }
                 }
             };
+            self.state.waiting.fetch_sub(1, Ordering::Relaxed);
             match record {
                 Record::Event { sequence, frame } => self.event(sequence, &frame),
                 Record::Checkpoint { kind, sequence, snapshot } => {
                     if let Err(error) = self.begin(kind, sequence, &snapshot) {
-                        tracing::error!(%error, directory = %self.directory.display(), "cannot begin a journal segment, cursors will not survive a restart");
-                        self.file = None;
+                        self.give_up(&error);
                     }
                 }
                 Record::Close(done) => {
@@ -278,18 +319,27 @@ impl Writer {
 
     fn event(&mut self, sequence: u64, frame: &[u8]) {
         let Some(file) = &mut self.file else {
-            self.skipped.fetch_add(1, Ordering::Relaxed);
+            self.state.skipped.fetch_add(1, Ordering::Relaxed);
             return;
         };
         if let Err(error) = write_record(file, EVENT, sequence, frame) {
+            self.state.skipped.fetch_add(1, Ordering::Relaxed);
+            self.give_up(&error);
+        }
+    }
+
+    /// Writes no more to this file: what follows a gap would not fit what went before.
+    fn give_up(&mut self, error: &io::Error) {
+        self.file = None;
+        if !self.state.failed.swap(true, Ordering::Relaxed) {
             tracing::error!(%error, directory = %self.directory.display(), "cannot write the journal, cursors will not survive a restart");
-            self.skipped.fetch_add(1, Ordering::Relaxed);
-            self.file = None;
         }
     }
 
     fn begin(&mut self, kind: u8, sequence: u64, snapshot: &[u8]) -> io::Result<()> {
         self.flush();
+        // Somebody may have cleared the directory away.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         let path = self.directory.join(format!("{sequence:020}.journal"));
         let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
         let mut file = BufWriter::new(file);
@@ -298,7 +348,13 @@ impl Writer {
         write_record(&mut file, kind, sequence, snapshot)?;
         file.flush()?;
         self.file = Some(file);
-        self.remove_old(&path)
+        if self.state.failed.swap(false, Ordering::Relaxed) {
+            tracing::info!(directory = %self.directory.display(), "the journal is written again");
+        }
+        if let Err(error) = self.remove_old(&path) {
+            tracing::warn!(%error, directory = %self.directory.display(), "cannot remove old journal segments");
+        }
+        Ok(())
     }
 
     fn remove_old(&self, newest: &Path) -> io::Result<()> {
@@ -317,8 +373,7 @@ impl Writer {
         if let Some(file) = &mut self.file
             && let Err(error) = file.flush()
         {
-            tracing::error!(%error, directory = %self.directory.display(), "cannot write the journal, cursors will not survive a restart");
-            self.file = None;
+            self.give_up(&error);
         }
     }
 }

@@ -7,4 +7,5 @@ mod disk;
 mod ring;
 
 pub use disk::{Journal, JournalError};
+pub(crate) use ring::link_domain;
 pub use ring::{Entry, Kind, Ring};

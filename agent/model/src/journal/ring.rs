@@ -26,7 +26,7 @@ pub struct Entry {
     pub sequence: u64,
     /// What it is about.
     pub kind: Kind,
-    /// Its domain; empty for links.
+    /// Its domain, that of the link's name for links; empty: it is about all domains.
     pub domain: Arc<str>,
     /// Our id of the conference it is about; else empty.
     pub conference: Arc<str>,
@@ -47,12 +47,22 @@ pub struct Ring {
     newest: u64,
     /// Positions that were skipped at a start: `(last before, first after)`, both of which can be resumed after.
     holes: Vec<(u64, u64)>,
+    /// The first position of this run: from here on positions follow one another.
+    began: u64,
     appended: [u64; 3],
     domains: Vec<Arc<str>>,
 }
 
+/// The domain in a link's name (`csta/biysk.local`); empty: the link serves all domains.
+pub(crate) fn link_domain(link: &v1::Link) -> &str {
+    link.name.split_once('/').map_or("", |(_, domain)| domain)
+}
+
 /// What an entry weighs beside its frame.
 const OVERHEAD: usize = size_of::<Entry>() + 48;
+
+/// More events than one run leaves out of the files, however long the disk refuses them.
+const UNWRITTEN: u64 = 1 << 32;
 
 /// The position that the clock gives.
 fn clock() -> u64 {
@@ -72,6 +82,7 @@ impl Ring {
             base: start,
             newest: start,
             holes: Vec::new(),
+            began: start,
             appended: [0; 3],
             domains: Vec::new(),
         }
@@ -97,14 +108,15 @@ impl Ring {
         self.push(entry);
     }
 
-    /// Leaves the positions that may have been given out before the start.
+    /// Leaves the positions that may have been given out before the start, even where the clock has gone backwards since then.
     pub(super) fn leap(&mut self) {
-        self.leap_to(clock().max(self.newest + 1));
+        self.leap_to(clock().max(self.newest.saturating_add(UNWRITTEN)));
     }
 
     pub(super) fn leap_to(&mut self, start: u64) {
         self.holes.push((self.newest, start));
         self.newest = start;
+        self.began = start;
     }
 
     /// Adds an event.
@@ -124,13 +136,14 @@ impl Ring {
     }
 
     fn entry(&mut self, sequence: u64, event: &v1::Event, frame: Bytes) -> Entry {
-        let (kind, conference) = match &event.change {
-            Some(Change::Conference(conference)) => (Kind::Conference, conference.id.as_str()),
-            Some(Change::Participant(change)) => (Kind::Conference, change.conference_id.as_str()),
-            Some(Change::Link(_)) | None => (Kind::Link, ""),
-            Some(Change::Call(_)) => (Kind::Call, ""),
+        let (kind, domain, conference) = match &event.change {
+            Some(Change::Conference(conference)) => (Kind::Conference, event.domain.as_str(), conference.id.as_str()),
+            Some(Change::Participant(change)) => (Kind::Conference, event.domain.as_str(), change.conference_id.as_str()),
+            Some(Change::Link(link)) => (Kind::Link, link_domain(link), ""),
+            None => (Kind::Link, "", ""),
+            Some(Change::Call(_)) => (Kind::Call, event.domain.as_str(), ""),
         };
-        Entry { sequence, kind, domain: self.shared(&event.domain), conference: conference.into(), frame }
+        Entry { sequence, kind, domain: self.shared(domain), conference: conference.into(), frame }
     }
 
     /// Domains are few: their names are kept once.
@@ -158,18 +171,28 @@ impl Ring {
     }
 
     /// Up to `limit` entries after a position; `None`: they are no longer all there.
-    pub fn after(&self, sequence: u64, limit: usize) -> Option<Vec<Entry>> {
+    pub fn after(&self, sequence: u64, limit: usize) -> Option<impl Iterator<Item = &Entry>> {
         if sequence < self.base {
             return None;
         }
         let from = self.entries.partition_point(|entry| entry.sequence <= sequence);
-        Some(self.entries.range(from..).take(limit).cloned().collect())
+        Some(self.entries.range(from..).take(limit))
     }
 
     /// Whether a stream can resume after a position.
     pub fn can_resume(&self, sequence: u64) -> bool {
         let in_hole = self.holes.iter().any(|(before, after)| sequence > *before && sequence < *after);
         sequence >= self.base && sequence <= self.newest && !in_hole
+    }
+
+    /// How many events follow a position; 0: not known, since it was given out before the last start.
+    pub(crate) fn since(&self, sequence: u64) -> u64 {
+        if sequence < self.began { 0 } else { self.newest.saturating_sub(sequence) }
+    }
+
+    /// Most bytes held.
+    pub(super) fn max_bytes(&self) -> usize {
+        self.max_bytes
     }
 
     /// The epoch.
@@ -205,5 +228,22 @@ impl Ring {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_has_gone_backwards_gives_no_position_out_twice() {
+        let mut ring = Ring::new(10, 1 << 20);
+        let future = clock() + 86_400_000_000;
+        ring.resume("epoch".to_owned(), future);
+        // Given out before the crash, and not on disk.
+        let lost = future + 1000;
+        ring.leap();
+        assert!(ring.newest() > lost && ring.can_resume(future) && !ring.can_resume(lost));
+        assert_eq!((ring.since(future), ring.since(ring.newest())), (0, 0));
     }
 }

@@ -164,7 +164,7 @@ fn an_expired_session_is_opened_again_without_losing_what_was_surely_not_execute
     assert_eq!(order, [2, 4, 5]);
     // a switch that expires each session at once does not get the command for ever
     let id = format!("{:04}", bench.session.pending.keys().min().unwrap());
-    bench.answer(&id, "403", "<html>");
+    bench.answer(&id, "401", "<html>");
     assert!(matches!(bench.settled()[..], [(2, Err(CommandError::NotSent { .. }))]));
 }
 

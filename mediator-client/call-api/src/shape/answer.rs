@@ -31,8 +31,11 @@ pub enum Answer<'a> {
 pub fn read_answer<'a>(status: &str, roots: Option<&'a [Element<'a>]>, dialect: &Dialect) -> Answer<'a> {
     let out = roots.into_iter().flatten().find(|root| matches!(root.local_name(), "out" | "response" | "error"));
     let Some(out) = out else {
-        return without_document(status);
+        return without_document(status, dialect);
     };
+    if expires(status, dialect) {
+        return Answer::SessionExpired;
+    }
     let mut errors = Vec::new();
     out.find("error", &mut errors);
     if let Some(error) = errors.first() {
@@ -55,15 +58,16 @@ pub fn read_answer<'a>(status: &str, roots: Option<&'a [Element<'a>]>, dialect: 
         // an understandable body that says nothing of an error, under a status that does
         _ => match describe(response) {
             text if is_expiry(&text, dialect) => Answer::SessionExpired,
-            text if text.is_empty() => without_document(status),
+            text if text.is_empty() => without_document(status, dialect),
             text => refused(&text, dialect),
         },
     }
 }
 
-fn without_document(status: &str) -> Answer<'static> {
+fn without_document(status: &str, dialect: &Dialect) -> Answer<'static> {
     match status {
-        "401" | "403" => Answer::SessionExpired,
+        _ if expires(status, dialect) => Answer::SessionExpired,
+        _ if status.starts_with('4') && dialect.call_api.session_expired.without_document => Answer::SessionExpired,
         _ if status.starts_with('4') => {
             Answer::Failed(CommandError::Refused { reason: RefusalReason::Other, text: format!("status {status}") })
         }
@@ -75,10 +79,15 @@ fn refused(text: &str, dialect: &Dialect) -> Answer<'static> {
     Answer::Failed(CommandError::Refused { reason: dialect.refusal(text), text: text.to_owned() })
 }
 
-/// What an expired session answers is [UNKNOWN]; the words are the terminal's.
+/// Whether the status alone says that the session has expired.
+fn expires(status: &str, dialect: &Dialect) -> bool {
+    status.parse().is_ok_and(|status: u16| dialect.call_api.session_expired.statuses.contains(&status))
+}
+
+/// Whether the words of an error say so.
 fn is_expiry(text: &str, dialect: &Dialect) -> bool {
     let text = text.to_lowercase();
-    dialect.terminal.session_expired.words.iter().any(|word| !word.is_empty() && text.contains(&word.to_lowercase()))
+    dialect.call_api.session_expired.words.iter().any(|word| !word.is_empty() && text.contains(&word.to_lowercase()))
 }
 
 /// Attributes and texts of an element and all below it, in one bounded line, without what may be secret.
@@ -164,8 +173,11 @@ fn result<'r>(shape: &CommandShape, response: &'r Element<'_>, field: Field) -> 
 
 /// The legs of a list. One record that cannot be read spoils the list: a snapshot without it would end a call that goes on.
 pub fn read_call_list(shape: &CommandShape, response: &Element<'_>, dialect: &Dialect) -> Result<Vec<LegObservation>, CommandError> {
+    let Some(element) = &shape.record else {
+        return Err(CommandError::BadAnswer { cause: "the dialect does not name the element of one leg".to_owned() });
+    };
     let mut records = Vec::new();
-    response.find(shape.record.as_deref().unwrap_or("leg"), &mut records);
+    response.find(element, &mut records);
     let mut legs = Vec::with_capacity(records.len());
     for element in records {
         let record = Record::new(element, &shape.result, dialect);
@@ -180,6 +192,8 @@ pub fn read_call_list(shape: &CommandShape, response: &Element<'_>, dialect: &Di
 
 #[cfg(test)]
 mod tests {
+    use ecss_switch::dialect::SessionExpired;
+
     use super::*;
     use crate::tree::from_json;
 
@@ -188,8 +202,12 @@ mod tests {
     }
 
     fn kind(status: &str, json: &str) -> String {
+        kind_in(&sim(), status, json)
+    }
+
+    fn kind_in(dialect: &Dialect, status: &str, json: &str) -> String {
         let roots = from_json(json).ok();
-        match read_answer(status, roots.as_deref(), &sim()) {
+        match read_answer(status, roots.as_deref(), dialect) {
             Answer::Done(element) => format!("done {}", element.local_name()),
             Answer::SessionExpired => "expired".into(),
             Answer::Failed(error) => match error {
@@ -216,7 +234,8 @@ mod tests {
             ("403", r#"[{"_name":"out","_content":[{"_name":"error","_content":["session_expired"]}]}]"#, "expired"),
             ("500", r#"[{"_name":"out","_content":[{"_name":"response","_content":["licence_limit"]}]}]"#, "LicenceExhausted"),
             ("401", "", "expired"),
-            ("403", "[]", "expired"),
+            ("403", "[]", "Other"),
+            ("401", r#"[{"_name":"out","_content":[{"_name":"error","_content":["busy"]}]}]"#, "expired"),
             ("404", "", "Other"),
             ("500", "", "BadAnswer"),
             ("200", "", "BadAnswer"),
@@ -224,6 +243,20 @@ mod tests {
         ] {
             assert_eq!(kind(status, json), expected, "{status} {json}");
         }
+    }
+
+    #[test]
+    fn an_expired_session_is_told_by_the_call_apis_own_part_of_the_dialect() {
+        let error = |text: &str| format!(r#"[{{"_name":"out","_content":[{{"_name":"error","_content":["{text}"]}}]}}]"#);
+        let documented = Dialect::built_in("documented").unwrap();
+        assert_eq!(kind_in(&documented, "403", &error("cannot_perform_cmd")), "WrongState");
+        assert_eq!(kind_in(&documented, "403", ""), "expired");
+        let mut other = sim();
+        other.terminal.session_expired.words = vec!["busy".to_owned()];
+        other.call_api.session_expired = SessionExpired { statuses: vec![440], words: vec!["GONE".into()], without_document: false };
+        assert_eq!(kind_in(&other, "200", &error("it is gone")), "expired");
+        assert_eq!(kind_in(&other, "440", &error("busy")), "expired");
+        assert_eq!(kind_in(&other, "401", &error("busy")), "Busy");
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use ecss_switch::{
     Dialect, Domain, Observation, SwitchEvent,
-    dialect::{EventKind, EventShape, Field},
+    dialect::{EventKind, EventShape, Field, Words},
     event::{CallsMerged, Cause, ConferenceObservation, ParticipantObservation, ParticipantStatus},
 };
 
-use super::{record::Record, request::name_in_frame, words};
+use super::{record::Record, request::name_in_frame};
 use crate::tree::Element;
 
 /// The dialect's events, ready for reading.
@@ -140,9 +140,9 @@ fn conference(record: &Record<'_>) -> Option<ConferenceObservation> {
         started_at: record.time(Field::StartedAt),
         ends_at: record.time(Field::EndsAt),
         max_participants: record.number(Field::Limit),
-        locked: record.state(Field::Locked, words::boolean),
-        recording: record.state(Field::Recording, words::recording),
-        may_unmute_themselves: record.state(Field::MayUnmute, words::boolean),
+        locked: record.state(Field::Locked, Words::boolean),
+        recording: record.state(Field::Recording, Words::recording),
+        may_unmute_themselves: record.state(Field::MayUnmute, Words::boolean),
     })
 }
 
@@ -152,11 +152,11 @@ fn participant(record: &Record<'_>) -> Option<ParticipantObservation> {
         participant: record.participant()?,
         number: record.alias(Field::Number),
         name: record.text(Field::Name).map(str::to_owned),
-        role: record.state(Field::Role, words::role),
-        status: record.state(Field::Status, words::participant_status),
-        voice: record.state(Field::Voice, words::boolean),
-        floor_requested: record.state(Field::Floor, words::boolean),
-        talking: record.state(Field::Talking, words::boolean),
+        role: record.state(Field::Role, Words::role),
+        status: record.state(Field::Status, Words::participant_status),
+        voice: record.state(Field::Voice, Words::boolean),
+        floor_requested: record.state(Field::Floor, Words::boolean),
+        talking: record.state(Field::Talking, Words::boolean),
         cause: record.cause(),
     })
 }

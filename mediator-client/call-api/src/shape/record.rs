@@ -10,7 +10,7 @@ use ecss_switch::{
 };
 use jiff::Timestamp;
 
-use super::words;
+use super::time;
 use crate::tree::Element;
 
 /// A record and what was wrong with it.
@@ -89,11 +89,11 @@ impl<'r> Record<'r> {
     }
 
     pub(super) fn time(&self, field: Field) -> Option<Timestamp> {
-        self.minor(field, |text| words::time(&self.dialect.call_api, text))
+        self.minor(field, |text| time::read(&self.dialect.call_api, text))
     }
 
     pub(super) fn cause(&self) -> Option<Cause> {
-        self.minor(Field::Cause, |text| words::cause(&self.dialect.words, text))
+        self.minor(Field::Cause, |text| self.dialect.words.cause(text))
     }
 
     pub(super) fn number(&self, field: Field) -> Option<u32> {
@@ -105,9 +105,9 @@ impl<'r> Record<'r> {
         Some(LegObservation {
             call: self.call(Field::Call)?,
             leg: self.minor(Field::Leg, |text| SwitchLegId::parse(text).ok())?,
-            state: self.state(Field::LegState, words::leg_state)?,
+            state: self.state(Field::LegState, Words::leg_state)?,
             device: self.alias(Field::Device),
-            direction: self.minor(Field::Direction, |text| words::direction(&self.dialect.words, text)),
+            direction: self.minor(Field::Direction, |text| self.dialect.words.direction(text)),
             remote: self.alias(Field::Remote),
             cause: self.cause(),
             answered_at: self.time(Field::AnsweredAt),

@@ -4,8 +4,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use ecss_switch::{
     CallCommand, ConferenceCommand, Dialect, Domain, Operation,
-    command::{LegRef, MemberRef, Role},
-    dialect::{CallApiDialect, CommandShape, Field, written},
+    command::{LegRef, MemberRef},
+    dialect::{CallApiDialect, CommandShape, Field},
 };
 
 use crate::tree::Element;
@@ -131,7 +131,7 @@ impl ShapeFields for ConferenceCommand {
                 set(Field::Conference, conference.to_string());
                 set(Field::To, number.to_string());
                 set(Field::Number, number.to_string());
-                set(Field::Role, role_word(*role, dialect));
+                set(Field::Role, dialect.words.role_word(*role).to_owned());
             }
             Self::CancelInvitation(of)
             | Self::Remove(of)
@@ -144,12 +144,11 @@ impl ShapeFields for ConferenceCommand {
             | Self::Retrieve(of) => member(&mut set, of),
             Self::MuteAll { conference, may_unmute_themselves } => {
                 set(Field::Conference, conference.to_string());
-                let canonical = if *may_unmute_themselves { "true" } else { "false" };
-                set(Field::MayUnmute, written(&dialect.words.boolean, canonical).unwrap_or(canonical).to_owned());
+                set(Field::MayUnmute, dialect.words.boolean_word(*may_unmute_themselves).to_owned());
             }
             Self::SetRole { member: of, role } => {
                 member(&mut set, of);
-                set(Field::Role, role_word(*role, dialect));
+                set(Field::Role, dialect.words.role_word(*role).to_owned());
             }
             Self::Move { member: of, to } => {
                 member(&mut set, of);
@@ -175,17 +174,12 @@ fn joined<T: AsRef<str>>(members: &[T], separator: &str) -> String {
     members.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(separator)
 }
 
-fn role_word(role: Role, dialect: &Dialect) -> String {
-    let canonical = match role {
-        Role::Participant => "participant",
-        Role::Presenter => "presenter",
-    };
-    written(&dialect.words.role, canonical).unwrap_or(canonical).to_owned()
-}
-
 #[cfg(test)]
 mod tests {
-    use ecss_switch::{Alias, SwitchCallId, SwitchConferenceId, SwitchLegId, SwitchParticipantId, command::ConferenceRequest};
+    use ecss_switch::{
+        Alias, SwitchCallId, SwitchConferenceId, SwitchLegId, SwitchParticipantId,
+        command::{ConferenceRequest, Role},
+    };
 
     use super::*;
     use crate::tree::to_json;

@@ -56,6 +56,9 @@ pub(crate) struct Script {
     pub(crate) behaviour: Behaviour,
     pub(crate) refuse_login: bool,
     pub(crate) logins: u32,
+    pub(crate) logouts: u32,
+    /// Refuses every upgrade.
+    pub(crate) no_sockets: bool,
     pub(crate) sockets: u32,
     pub(crate) executed: Vec<String>,
     pub(crate) closed_properly: u32,
@@ -83,6 +86,8 @@ impl Node {
             behaviour: Behaviour::Answer,
             refuse_login: false,
             logins: 0,
+            logouts: 0,
+            no_sockets: false,
             sockets: 0,
             executed: Vec::new(),
             closed_properly: 0,
@@ -143,9 +148,19 @@ impl Node {
             return respond(&mut stream, 200, &extra, "<out><response><ok/></response></out>").await;
         }
         if !known {
-            return respond(&mut stream, 403, "", "").await;
+            return respond(&mut stream, 401, "", "").await;
+        }
+        if head.starts_with("POST /biysk.local/service/logout ") {
+            self.script(|script| {
+                script.logouts += 1;
+                script.cookies.retain(|known| *known != cookie);
+            });
+            return respond(&mut stream, 200, "", "<out><response><ok/></response></out>").await;
         }
         if let Some(key) = header("sec-websocket-key") {
+            if self.script(|script| script.no_sockets) {
+                return respond(&mut stream, 404, "", "").await;
+            }
             let accept = derive_accept_key(key.as_bytes());
             let answer = format!(
                 "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
@@ -157,7 +172,7 @@ impl Node {
             return Ok(());
         }
         match self.execute(head.lines().next().unwrap_or_default(), &cookie) {
-            Behaviour::Expire => respond(&mut stream, 403, "", "").await,
+            Behaviour::Expire => respond(&mut stream, 401, "", "").await,
             Behaviour::Silent => {
                 let _ = stream.read(&mut [0; 8]).await;
                 Ok(())
@@ -330,6 +345,7 @@ pub(crate) fn config(nodes: Vec<Endpoint>) -> CallApiConfig {
         command_timeout: Duration::from_secs(10),
         fail_back_after: Duration::from_secs(60),
         window: 64,
+        seed: Some(7),
     }
 }
 

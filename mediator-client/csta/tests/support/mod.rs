@@ -257,6 +257,7 @@ pub(crate) fn config(nodes: &[&str]) -> CstaConfig {
         command_timeout: Duration::from_secs(5),
         fail_back_after: Duration::from_secs(20),
         window: 256,
+        seed: Some(7),
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use ecss_switch::{Alias, CommandError, Domain};
+use ecss_switch::{
+    Alias, CommandError, Domain,
+    dialect::{AliasField, RecordShape},
+};
 
-use super::{address, owned, refusal, request_of};
+use super::{of_domain, owned, refusal};
 use crate::{
     client::Terminal,
     session::{Command, Errors},
@@ -44,8 +47,9 @@ impl Terminal {
     pub async fn alias_list(&self, domain: &Domain, address: Option<&Alias>) -> Result<Vec<AliasRecord>, CommandError> {
         let request = Element::new("aliases").with("domain", domain.as_str()).with_some("addr", address.map(Alias::as_str));
         let reply = self.run(Command { errors: Errors::Keep, ..Command::read("alias_list", request) }).await?;
+        let shape = &self.dialect().terminal.aliases;
         // Aliases and errors may stand side by side; only errors alone are a refusal.
-        let aliases = self.readable(reply.document.all("alias").map(|element| alias(domain, element)));
+        let aliases = self.readable(reply.document.all(&shape.element).map(|element| alias(shape, domain, element)));
         match refusal(self.dialect(), &reply.document) {
             Some(refusal) if aliases.is_empty() => Err(refusal),
             _ => Ok(aliases),
@@ -54,19 +58,20 @@ impl Terminal {
 
     /// `alias_profile_list`: the domain's profiles.
     pub async fn alias_profile_list(&self, domain: &Domain) -> Result<Vec<AliasProfile>, CommandError> {
-        let reply = self.run(Command::read("alias_profile_list", request_of(domain))).await?;
+        let reply =
+            self.run(Command::read("alias_profile_list", of_domain(&self.dialect().terminal.requests.alias_profile_list, domain))).await?;
         Ok(self.readable(reply.document.all("profile").map(profile)))
     }
 }
 
-fn alias(domain: &Domain, element: &Element) -> Option<AliasRecord> {
-    let known = ["domain", "address", "addr", "interface", "interface_type"];
-    let rest = element.attributes.iter().filter(|(name, _)| !known.contains(&&**name));
+fn alias(shape: &RecordShape<AliasField>, domain: &Domain, element: &Element) -> Option<AliasRecord> {
+    let text = |field: AliasField| shape.fields.get(&field).and_then(|name| element.get_some(name));
+    let rest = element.attributes.iter().filter(|(name, _)| !shape.fields.values().any(|known| **known == **name));
     Some(AliasRecord {
-        domain: element.get("domain").and_then(|text| Domain::parse(text).ok()).unwrap_or_else(|| domain.clone()),
-        address: address(element)?,
-        interface: owned(element, "interface"),
-        interface_type: owned(element, "interface_type"),
+        domain: text(AliasField::Domain).and_then(|text| Domain::parse(text).ok()).unwrap_or_else(|| domain.clone()),
+        address: text(AliasField::Address).and_then(|text| Alias::parse(text).ok())?,
+        interface: text(AliasField::Interface).map(str::to_owned),
+        interface_type: text(AliasField::InterfaceType).map(str::to_owned),
         properties: rest.map(|(name, value)| (name.to_string(), value.clone())).collect(),
     })
 }

@@ -1,11 +1,17 @@
-//! Calls of a domain, finished and active: `calls_history`. Its request is documented, the names in its answer are the dialect's.
+//! Calls of a domain, finished and active: `calls_history`. What may be asked is documented, the names in request and
+//! answer are the dialect's.
 
 use std::fmt;
 
-use ecss_switch::{Alias, CommandError, Dialect, Domain, SwitchCallId, dialect::CallField, event::Cause};
+use ecss_switch::{
+    Alias, CommandError, Dialect, Domain, SwitchCallId,
+    dialect::{CallField, RequestField},
+    event::Cause,
+};
 use jiff::Timestamp;
 
-use crate::{client::Terminal, session::Command, words, xml::Element};
+use super::request_by;
+use crate::{client::Terminal, session::Command, time, xml::Element};
 
 /// Which calls are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,9 +119,13 @@ impl Terminal {
     pub async fn calls_history(&self, query: &CallsQuery) -> Result<Vec<CallRecord>, CommandError> {
         let dialect = self.dialect();
         let reply = self.run(Command::read("calls_history", request(dialect, query))).await?;
-        let shape = &dialect.terminal.calls;
-        Ok(self.readable(reply.document.all(&shape.element).map(|element| record(dialect, element))))
+        Ok(self.readable(records(dialect, &reply.document)))
     }
+}
+
+/// The records in an answer of `calls_history`; `None` is one that cannot be understood.
+pub fn records<'a>(dialect: &'a Dialect, document: &'a Element) -> impl Iterator<Item = Option<CallRecord>> + 'a {
+    document.all(&dialect.terminal.calls.element).map(|element| record(dialect, element))
 }
 
 fn request(dialect: &Dialect, query: &CallsQuery) -> Element {
@@ -129,22 +139,25 @@ fn request(dialect: &Dialect, query: &CallsQuery) -> Element {
         FaxFilter::Failed => "failed",
         FaxFilter::All => "all",
     });
-    let time = |at: Option<Timestamp>| at.and_then(|at| words::written_time(at, dialect.terminal.utc_offset_minutes));
+    let time = |at: Option<Timestamp>| at.and_then(|at| time::written(at, dialect.terminal.utc_offset_minutes));
     let addresses = query.addresses.iter().map(AddressPattern::to_string).collect::<Vec<_>>().join(",");
-    let domain = Element::new("domain").with("name", query.domain.as_str()).with_some("limit", query.limit.map(|limit| limit.to_string()));
-    Element::new("request")
-        .with("type", kind)
-        .with_some("fax", fax)
-        .with_some("from", time(query.from))
-        .with_some("to", time(query.to))
-        .with_some("address", Some(addresses).filter(|addresses| !addresses.is_empty()))
-        .child(domain)
+    let addresses = Some(addresses).filter(|addresses| !addresses.is_empty());
+    request_by(&dialect.terminal.requests.calls_history, |field| match field {
+        RequestField::Domain => Some(query.domain.to_string()),
+        RequestField::Kind => Some(kind.to_owned()),
+        RequestField::Fax => fax.map(str::to_owned),
+        RequestField::From => time(query.from),
+        RequestField::To => time(query.to),
+        RequestField::Address => addresses.clone(),
+        RequestField::Limit => query.limit.map(|limit| limit.to_string()),
+        RequestField::Interface | RequestField::Active => None,
+    })
 }
 
 fn record(dialect: &Dialect, element: &Element) -> Option<CallRecord> {
     let text = |field: CallField| dialect.terminal.calls.fields.get(&field).and_then(|name| element.get_some(name));
     let alias = |field| text(field).and_then(|text| Alias::parse(text.trim()).ok());
-    let time = |field| text(field).and_then(|text| words::time(text, dialect.terminal.utc_offset_minutes));
+    let time = |field| text(field).and_then(|text| time::read(text, dialect.terminal.utc_offset_minutes));
     let (from, to, start) = (alias(CallField::From), alias(CallField::To), time(CallField::Start));
     let of_switch = text(CallField::Id).and_then(|id| SwitchCallId::parse(id.trim()).ok());
     let id_of_switch = of_switch.is_some();
@@ -159,7 +172,7 @@ fn record(dialect: &Dialect, element: &Element) -> Option<CallRecord> {
         answer: time(CallField::Answer),
         end: time(CallField::End),
         duration_s: text(CallField::Duration).and_then(|text| text.trim().parse().ok()),
-        cause: text(CallField::Cause).and_then(|text| words::cause(&dialect.words, text)),
+        cause: text(CallField::Cause).and_then(|text| dialect.words.cause(text)),
     })
 }
 
@@ -194,6 +207,15 @@ mod tests {
         let wanted =
             r#"<request type="all" from="24.11.2026 10:00:00" address="10%,2001"><domain name="biysk.local" limit="50"/></request>"#;
         assert_eq!(request, wanted);
+    }
+
+    #[test]
+    fn the_filters_stand_where_the_dialect_says() {
+        let overrides = "[terminal.requests.calls_history]\nelement = 'history'\nfields = {}\nchild = { element = 'domain', fields = { domain = 'name', kind = 'what' } }";
+        let dialect = Dialect::with_overrides("documented", &toml::from_str(overrides).unwrap()).unwrap();
+        let mut query = CallsQuery::of(Domain::parse("biysk.local").unwrap());
+        query.limit = Some(50);
+        assert_eq!(format!("{:?}", request(&dialect, &query)), r#"<history><domain name="biysk.local" what="all"/></history>"#);
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use ecss_switch::{
     Alias, CommandError, Dialect, Domain, SwitchConferenceId, SwitchParticipantId,
+    command::Role,
     dialect::{ConferenceField, MemberField, RecordShape},
     event::{ConferenceObservation, ParticipantObservation, ParticipantStatus},
 };
 
-use super::{owned, request_of};
-use crate::{client::Terminal, session::Command, words, xml::Element};
+use super::{of_domain, owned, request_of};
+use crate::{client::Terminal, session::Command, time, xml::Element};
 
 /// A conference or meeting as a list tells it.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +35,8 @@ pub struct Room {
 impl Terminal {
     /// `conference_list`: every conference going on in the domain.
     pub async fn conference_list(&self, domain: &Domain) -> Result<Vec<Conference>, CommandError> {
-        let reply = self.run(Command::read("conference_list", request_of(domain))).await?;
+        let reply =
+            self.run(Command::read("conference_list", of_domain(&self.dialect().terminal.requests.conference_list, domain))).await?;
         let shape = &self.dialect().terminal.conferences;
         Ok(self.conferences(&reply.document, shape, false))
     }
@@ -55,26 +57,47 @@ impl Terminal {
     }
 
     fn conferences(&self, document: &Element, shape: &RecordShape<ConferenceField>, with_members: bool) -> Vec<Conference> {
-        let dialect = self.dialect();
-        self.readable(document.all(&shape.element).map(|element| {
-            let mut conference = conference(dialect, shape, element)?;
-            // The participants of `conference_list` are documented to be there, but not how they are written.
-            if !with_members {
-                return Some(conference);
-            }
-            let id = conference.observation.conference.clone()?;
-            let members = element.all(&dialect.terminal.members.element).filter(|member| !std::ptr::eq(*member, element));
-            conference.participants = self.readable(members.map(|member| participant(dialect, &id, member)));
+        self.readable(records(self.dialect(), shape, document, with_members).map(|read| {
+            let (conference, unread) = read?;
+            (0..unread).for_each(|_| self.count_unreadable());
             Some(conference)
         }))
     }
 }
 
+/// The conferences in an answer of `conference_list`, or the meetings in one of `tc_meetings_active_info`, with how many of their
+/// members cannot be understood; `None` is one that cannot be understood itself.
+pub fn records<'a>(
+    dialect: &'a Dialect,
+    shape: &'a RecordShape<ConferenceField>,
+    document: &'a Element,
+    with_members: bool,
+) -> impl Iterator<Item = Option<(Conference, usize)>> + 'a {
+    document.all(&shape.element).map(move |element| {
+        let mut conference = conference(dialect, shape, element)?;
+        // The participants of `conference_list` are documented to be there, but not how they are written.
+        if !with_members {
+            return Some((conference, 0));
+        }
+        let id = conference.observation.conference.clone()?;
+        let members = element.all(&dialect.terminal.members.element).filter(|member| !std::ptr::eq(*member, element));
+        let (mut read, mut unread) = (Vec::new(), 0);
+        for member in members.map(|member| participant(dialect, &id, member)) {
+            match member {
+                Some(member) => read.push(member),
+                None => unread += 1,
+            }
+        }
+        conference.participants = read;
+        Some((conference, unread))
+    })
+}
+
 fn conference(dialect: &Dialect, shape: &RecordShape<ConferenceField>, element: &Element) -> Option<Conference> {
     let text = |field: ConferenceField| shape.fields.get(&field).and_then(|name| element.get_some(name));
-    let time = |field| text(field).and_then(|text| words::time(text, dialect.terminal.utc_offset_minutes));
+    let time = |field| text(field).and_then(|text| time::read(text, dialect.terminal.utc_offset_minutes));
     let number = |field| text(field).and_then(|text| text.trim().parse::<u32>().ok());
-    let flag = |field| text(field).and_then(|text| words::boolean(&dialect.words, text));
+    let flag = |field| text(field).and_then(|text| dialect.words.boolean(text));
     Some(Conference {
         observation: ConferenceObservation {
             conference: Some(SwitchConferenceId::parse(text(ConferenceField::Id)?.trim()).ok()?),
@@ -84,7 +107,7 @@ fn conference(dialect: &Dialect, shape: &RecordShape<ConferenceField>, element: 
             ends_at: time(ConferenceField::EndsAt),
             max_participants: number(ConferenceField::Limit),
             locked: flag(ConferenceField::Locked),
-            recording: text(ConferenceField::Recording).and_then(|text| words::recording(&dialect.words, text)),
+            recording: text(ConferenceField::Recording).and_then(|text| dialect.words.recording(text)),
             may_unmute_themselves: flag(ConferenceField::MayUnmute),
         },
         description: text(ConferenceField::Description).map(str::to_owned),
@@ -96,17 +119,17 @@ fn conference(dialect: &Dialect, shape: &RecordShape<ConferenceField>, element: 
 fn participant(dialect: &Dialect, conference: &SwitchConferenceId, element: &Element) -> Option<ParticipantObservation> {
     let fields = &dialect.terminal.members.fields;
     let text = |field: MemberField| fields.get(&field).and_then(|name| element.get_some(name)).map(str::trim);
-    let flag = |field| text(field).and_then(|text| words::boolean(&dialect.words, text));
+    let flag = |field| text(field).and_then(|text| dialect.words.boolean(text));
     let id = text(MemberField::Id)?;
     // Without a field for the number, the id is the number too.
     let number = if fields.contains_key(&MemberField::Number) { text(MemberField::Number) } else { Some(id) };
-    let state = text(MemberField::State).and_then(|text| words::participant_status(&dialect.words, text));
+    let state = text(MemberField::State).and_then(|text| dialect.words.participant_status(text));
     let mut participant = ParticipantObservation::of(conference.clone(), SwitchParticipantId::parse(id).ok()?);
     participant.number = number.and_then(|text| Alias::parse(text).ok());
     participant.name = text(MemberField::Name).map(str::to_owned);
     // `master` and `hold` are optional: absent, where the dialect has them, they say no.
     let optional = |field: MemberField| flag(field).or(fields.contains_key(&field).then_some(false));
-    participant.role = optional(MemberField::Master).map(words::role);
+    participant.role = optional(MemberField::Master).map(|master| if master { Role::Presenter } else { Role::Participant });
     participant.status = match (optional(MemberField::Hold), state) {
         (Some(true), None | Some(ParticipantStatus::Connected)) => Some(ParticipantStatus::OnHold),
         (_, state) => state,
@@ -119,8 +142,6 @@ fn participant(dialect: &Dialect, conference: &SwitchConferenceId, element: &Ele
 
 #[cfg(test)]
 mod tests {
-    use ecss_switch::command::Role;
-
     use super::*;
     use crate::xml::parse;
 

@@ -1,6 +1,5 @@
 //! The typed commands of the terminal, one file per family. Documented names stand in the code; what is not documented comes
-//! from the dialect (ecss10-interfaces §1). Where only the answer is documented, the request is `<request domain=…>`, the
-//! form of every documented command of a domain.
+//! from the dialect (ecss10-interfaces §1): where only the answer is documented, so does the whole request.
 
 pub mod aliases;
 pub mod calls;
@@ -9,13 +8,34 @@ pub mod operation;
 pub mod subscribers;
 pub mod system;
 
-use ecss_switch::{Alias, CommandError, Dialect, Domain, error::RefusalReason};
+use ecss_switch::{
+    Alias, CommandError, Dialect, Domain,
+    dialect::{RequestField, RequestShape},
+    error::RefusalReason,
+};
 
 use crate::{client::Terminal, judge, session::Reply, xml::Element};
 
-/// `<request domain="…"/>`.
+/// `<request domain="…"/>`, where that is documented.
 fn request_of(domain: &Domain) -> Element {
     Element::new("request").with("domain", domain.as_str())
+}
+
+/// A request in the dialect's shape. A field without a value or without a name is not sent.
+fn request_by(shape: &RequestShape, value: impl Fn(RequestField) -> Option<String>) -> Element {
+    let element = |name: &str, fields: &std::collections::BTreeMap<RequestField, String>| {
+        fields.iter().fold(Element::new(name), |element, (field, attribute)| element.with_some(attribute, value(*field)))
+    };
+    let request = element(&shape.element, &shape.fields);
+    match &shape.child {
+        Some(child) => request.child(element(&child.element, &child.fields)),
+        None => request,
+    }
+}
+
+/// One that carries nothing but the domain.
+fn of_domain(shape: &RequestShape, domain: &Domain) -> Element {
+    request_by(shape, |field| (field == RequestField::Domain).then(|| domain.to_string()))
 }
 
 /// The refusal that an answer's `<error>` elements stand for.
@@ -24,10 +44,9 @@ fn refusal(dialect: &Dialect, document: &Element) -> Option<CommandError> {
     Some(CommandError::Refused { reason: judge::reason(dialect, document, &text), text })
 }
 
-/// The number of an alias record: `address` (as in `sip_user_declare`) or `addr` (as in the request of `alias_list`).
+/// The documented `address` in the answers of `sip_user_declare` and `ss_package_list`.
 fn address(element: &Element) -> Option<Alias> {
-    let text = element.get_some("address").or_else(|| element.get_some("addr"))?;
-    Alias::parse(text).ok()
+    element.get_some("address").and_then(|text| Alias::parse(text).ok())
 }
 
 fn owned(element: &Element, attribute: &str) -> Option<String> {

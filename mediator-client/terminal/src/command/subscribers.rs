@@ -2,14 +2,15 @@
 
 use std::fmt;
 
-use ecss_switch::{Alias, CommandError, Domain, error::RefusalReason};
+use ecss_switch::{Alias, CommandError, Domain, dialect::RequestField, error::RefusalReason};
+use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{address, number, owned, refusal, refused, request_of, warnings};
+use super::{address, number, of_domain, owned, refusal, refused, request_by, request_of, warnings};
 use crate::{
     client::Terminal,
     session::{Command, Errors},
-    words,
+    time,
     xml::Element,
 };
 
@@ -35,6 +36,8 @@ pub struct Registration {
     pub ttl_s: Option<u32>,
     /// Expiry, as the switch writes it.
     pub expires: Option<String>,
+    /// Expiry, where it is written as a date.
+    pub expires_at: Option<Timestamp>,
     /// Contact address.
     pub uri: Option<String>,
     /// Host of the first Via.
@@ -123,18 +126,22 @@ pub struct SsPackage {
 impl Terminal {
     /// `get_extended_subscriber_card`.
     pub async fn subscriber_card(&self, domain: &Domain, alias: &Alias) -> Result<SubscriberCard, CommandError> {
-        let request = request_of(domain).with("address", alias.as_str());
+        let request = request_by(&self.dialect().terminal.requests.get_extended_subscriber_card, |field| match field {
+            RequestField::Domain => Some(domain.to_string()),
+            RequestField::Address => Some(alias.to_string()),
+            _ => None,
+        });
         let reply = self.run(Command::read("get_extended_subscriber_card", request)).await?;
         let words = &self.dialect().words;
         let mut card = SubscriberCard::default();
         // Attributes are documented, element names are not: each kind is told by what only it has.
         for element in reply.document.walk() {
             if element.get("access_point").is_some() || element.get("uri").is_some() {
-                card.registrations.push(registration(element));
+                card.registrations.push(registration(element, self.dialect().terminal.utc_offset_minutes));
             } else if let (Some(from), Some(to)) = (owned(element, "from"), owned(element, "to")) {
                 card.calls.push(ActiveCall { from, to, duration_s: number(element, "duration") });
             } else if element.get("private_in").is_some() || element.get("private_out").is_some() {
-                let flag = |name| element.get(name).and_then(|text| words::boolean(words, text));
+                let flag = |name| element.get(name).and_then(|text| words.boolean(text));
                 let name = owned(element, "name").unwrap_or_default();
                 card.regime = Some(Regime { name, private_in: flag("private_in"), private_out: flag("private_out") });
             }
@@ -144,13 +151,15 @@ impl Terminal {
 
     /// `sip_user_declare`. Warnings do not make it fail. `confirm`: a question of the switch may be answered with yes.
     pub async fn sip_user_declare(&self, user: &SipUser, confirm: bool) -> Result<Vec<String>, CommandError> {
-        let active = ecss_switch::dialect::written(&self.dialect().words.boolean, if user.active { "true" } else { "false" });
-        let alias = Element::new("alias")
-            .with("domain", user.domain.as_str())
-            .with("interface", &*user.interface)
-            .with("address", user.address.as_str())
-            .with_some("active", active);
-        let command = Command { confirm, ..Command::change("sip_user_declare", request_of(&user.domain).child(alias)) };
+        let dialect = self.dialect();
+        let request = request_by(&dialect.terminal.requests.sip_user_declare, |field| match field {
+            RequestField::Domain => Some(user.domain.to_string()),
+            RequestField::Address => Some(user.address.to_string()),
+            RequestField::Interface => Some(user.interface.clone()),
+            RequestField::Active => Some(dialect.words.boolean_word(user.active).to_owned()),
+            _ => None,
+        });
+        let command = Command { confirm, ..Command::change("sip_user_declare", request) };
         let reply = self.run(command).await?;
         let warnings = warnings(&reply);
         // A warning without the alias it is about says that nothing was declared.
@@ -181,10 +190,11 @@ impl Terminal {
 
     /// `ss_package_list`: packages of supplementary services by alias.
     pub async fn ss_packages(&self, domain: &Domain) -> Result<Vec<SsPackages>, CommandError> {
-        let reply = self.run(Command::read("ss_package_list", request_of(domain))).await?;
+        let reply =
+            self.run(Command::read("ss_package_list", of_domain(&self.dialect().terminal.requests.ss_package_list, domain))).await?;
         let words = &self.dialect().words;
         let package = |element: &Element| {
-            let flag = |name| element.get(name).and_then(|text| words::boolean(words, text));
+            let flag = |name| element.get(name).and_then(|text| words.boolean(text));
             Some(SsPackage {
                 name: owned(element, "package_name")?,
                 allocate_time: owned(element, "allocate_time"),
@@ -202,8 +212,10 @@ impl Terminal {
     }
 }
 
-fn registration(element: &Element) -> Registration {
+fn registration(element: &Element, ahead_minutes: i32) -> Registration {
     Registration {
+        // A small number is a duration.
+        expires_at: element.get("expires").and_then(|text| time::read(text, ahead_minutes)).filter(|at| at.as_second() > 1_000_000_000),
         access_point: owned(element, "access_point"),
         reregister_date: owned(element, "reregister_date"),
         ttl_s: number(element, "ttl"),

@@ -8,7 +8,7 @@ use super::{owned, refusal, request_of, warnings};
 use crate::{
     client::Terminal,
     session::{Command, Errors},
-    words,
+    time,
     xml::Element,
 };
 
@@ -69,7 +69,7 @@ impl Terminal {
                 locks: owned(element, "locks"),
                 locked_by: owned(element, "locked_by"),
                 // Documented to be UTC, whatever the switch's clock shows.
-                deadline: element.get("deadline").and_then(|text| words::time(text, 0)),
+                deadline: element.get("deadline").and_then(|text| time::read(text, 0)),
             })
         };
         Ok(self.readable(reply.document.all("lock").map(lock)))

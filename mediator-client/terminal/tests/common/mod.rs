@@ -283,6 +283,7 @@ pub(crate) fn config(nodes: &[&str]) -> TerminalConfig {
         command_timeout: Duration::from_secs(10),
         max_parallel: 8,
         fail_back_after: Duration::from_secs(60),
+        seed: Some(7),
     }
 }
 

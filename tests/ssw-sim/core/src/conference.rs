@@ -100,6 +100,8 @@ pub struct ParticipantView {
     pub floor: bool,
     /// Whether it talks now.
     pub talking: bool,
+    /// Whether it took its microphone away itself: then nobody gives it back but itself.
+    pub muted_itself: bool,
     /// Whether it was asked to unmute and has not yet.
     pub asked_to_unmute: bool,
     /// When it connected.

@@ -255,6 +255,27 @@ fn the_muted_unmute_themselves_only_if_they_may_or_were_asked() {
 }
 
 #[test]
+fn who_muted_itself_is_asked_and_not_forced_to_be_heard() {
+    let (switch, _) = switch();
+    let id = switch.create_conference(D, ConferenceRequest::default()).unwrap();
+    let a = switch.dial_in(D, &id, "1001").unwrap();
+    let voice = || switch.participant(D, &id, &a).unwrap().voice;
+    switch.mute_self(D, &id, &a).unwrap();
+    assert_eq!(switch.unmute(D, &id, &a).unwrap_err().cause, RefusalCause::NoRight);
+    // A moderator's mute on top changes nothing about it.
+    switch.mute(D, &id, &a).unwrap();
+    assert_eq!(switch.unmute(D, &id, &a).unwrap_err().cause, RefusalCause::NoRight);
+    switch.ask_to_unmute(D, &id, &a).unwrap();
+    assert!(!voice());
+    switch.unmute_self(D, &id, &a).unwrap();
+    assert!(voice());
+    switch.mute(D, &id, &a).unwrap();
+    switch.mute_self(D, &id, &a).unwrap();
+    switch.unmute(D, &id, &a).unwrap();
+    assert!(voice(), "a moderator muted it, a moderator unmutes it");
+}
+
+#[test]
 fn full_and_locked_conferences_let_nobody_in_and_who_has_left_is_gone() {
     let (switch, _) = switch();
     let id = switch.create_conference(D, ConferenceRequest { limit: 2, ..ConferenceRequest::default() }).unwrap();

@@ -42,6 +42,11 @@ pub(super) async fn handle(State(server): State<Server>, ConnectInfo(peer): Conn
     let (mut parts, body) = request.into_parts();
     let path = decode_path(parts.uri.path());
     let api = &ctx.dialect.call_api;
+    if parts.method.as_str() == api.logout.method
+        && let Some(found) = match_path(&api.logout.path, &path)
+    {
+        return logout(&server, &parts.headers, &found);
+    }
     if parts.method == Method::GET {
         return match match_path(&api.websocket_path, &path) {
             Some(found) => upgrade(&server, &peer, &mut parts, &found).await,
@@ -123,6 +128,16 @@ fn login(server: &Server, peer: &Peer, found: &BTreeMap<String, String>, body: &
     after_command(peer, &fault, response)
 }
 
+fn logout(server: &Server, headers: &HeaderMap, found: &BTreeMap<String, String>) -> Response {
+    match session(server, headers, found.get("domain").map(String::as_str).unwrap_or_default()) {
+        Some(session) => {
+            server.ctx.sessions.close(session.id);
+            answered(&Answer::ok("logout"))
+        }
+        None => no_session(server, "logout"),
+    }
+}
+
 fn session(server: &Server, headers: &HeaderMap, domain: &str) -> Option<SessionHandle> {
     let ctx = &server.ctx;
     let wanted = ctx.dialect.call_api.session_cookie.as_str();
@@ -133,7 +148,12 @@ fn session(server: &Server, headers: &HeaderMap, domain: &str) -> Option<Session
 
 /// What a request without a session that is alive gets.
 fn no_session(server: &Server, command: &str) -> Response {
-    document(StatusCode::UNAUTHORIZED, Answer::refused(command, &server.ctx.dialect.terminal.expired_word).tree())
+    let api = &server.ctx.dialect.call_api;
+    let status = StatusCode::from_u16(api.expired_status).unwrap_or(StatusCode::UNAUTHORIZED);
+    if api.expired_without_document {
+        return status.into_response();
+    }
+    document(status, Answer::refused(command, &api.expired_word).tree())
 }
 
 fn run(server: &Server, peer: &Peer, headers: &HeaderMap, found: &BTreeMap<String, String>, body: &Bytes) -> Response {

@@ -279,6 +279,29 @@ async fn a_login_gives_a_session_and_commands_need_one() {
 }
 
 #[tokio::test]
+async fn a_logout_ends_the_session_and_its_websocket_in_every_dialect() {
+    for seed in 0..6 {
+        let fixture = Fixture::start(seed).await;
+        let api = &fixture.ctx.dialect.call_api;
+        let cookie = fixture.login().await;
+        let mut socket = fixture.socket(&cookie).await;
+        let request = format!(
+            "{} {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nCookie: {cookie}\r\nContent-Length: 0\r\n\r\n",
+            api.logout.method,
+            api.logout.path.replace("{domain}", DOMAIN)
+        );
+        for expected in [200, api.expired_status] {
+            let mut stream = TcpStream::connect(fixture.address).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let head = read_head(&mut stream).await.unwrap();
+            assert!(head.starts_with(&format!("HTTP/1.1 {expected} ")), "seed {seed}: {head}");
+        }
+        assert_eq!(socket.read().await, None);
+        assert!(fixture.ctx.sessions.list().is_empty());
+    }
+}
+
+#[tokio::test]
 async fn a_session_is_known_on_its_own_node_only_and_dies_with_a_restart() {
     let fixture = Fixture::start(0).await;
     let cookie = fixture.login().await;

@@ -1,9 +1,12 @@
 //! Seed 0.
 
+use std::collections::BTreeMap;
+
 use ssw_core::{MergeInto, RefusalCause};
 
 use super::{
-    CallApiSide, CstaSide, EventFrame, EventShape, HttpCall, Names, OperationShape, RecordShape, SimDialect, TerminalSide, TimeFormat,
+    CallApiSide, CstaSide, EventFrame, EventShape, HttpCall, Names, OperationShape, RecordShape, RequestShape, SimDialect, TerminalSide,
+    TimeFormat,
 };
 
 const MEMBER: &str = "conference=conference_id participant=participant_id";
@@ -139,6 +142,24 @@ fn record(element: &str, fields: &str) -> RecordShape {
     RecordShape { element: element.to_owned(), fields: names(fields) }
 }
 
+/// (command, element, attributes, element inside, its attributes)
+const REQUESTS: [(&str, &str, &str, &str, &str); 6] = [
+    ("alias_profile_list", "request", "domain=domain", "", ""),
+    ("conference_list", "request", "domain=domain", "", ""),
+    ("ss_package_list", "request", "domain=domain", "", ""),
+    ("get_extended_subscriber_card", "request", "domain=domain address=address", "", ""),
+    ("sip_user_declare", "request", "domain=domain", "alias", "domain=domain interface=interface address=address active=active"),
+    ("calls_history", "request", "kind=type fax=fax from=from to=to address=address", "domain", "domain=name limit=limit"),
+];
+
+fn requests() -> BTreeMap<String, RequestShape> {
+    let shape = |(command, element, fields, child, inside): (&str, &str, &str, &str, &str)| {
+        let child = (!child.is_empty()).then(|| record(child, inside));
+        (command.to_owned(), RequestShape { element: element.to_owned(), fields: names(fields), child })
+    };
+    REQUESTS.into_iter().map(shape).collect()
+}
+
 fn http(method: &str, path: &str) -> HttpCall {
     HttpCall { method: method.to_owned(), path: path.to_owned() }
 }
@@ -197,6 +218,9 @@ fn terminal() -> TerminalSide {
         confirm_name: "P-Confirm".to_owned(),
         confirm_value: "yes".to_owned(),
         utc_offset_minutes: 180,
+        error_cause: "cause".to_owned(),
+        requests: requests(),
+        aliases: record("alias", "domain=domain address=address interface=interface interface_type=interface_type"),
         calls: record(
             "call",
             "id=call_id from=from to=to answered_by=answered_by start=start answer=answer end=end duration=duration cause=cause",
@@ -218,6 +242,10 @@ fn call_api() -> CallApiSide {
         login_path: "/{domain}/service/cc/arm/login".to_owned(),
         login_attributes: names("login={login} password={password} websocket_control=true"),
         session_cookie: "ECSSAPI".to_owned(),
+        expired_status: 401,
+        expired_word: "session_expired".to_owned(),
+        expired_without_document: false,
+        logout: http("POST", "/{domain}/service/logout"),
         command_path: "/{domain}/service/{service}/{command}".to_owned(),
         websocket_path: "/{domain}/service/websocket".to_owned(),
         pad: ' ',

@@ -80,6 +80,12 @@ pub struct TerminalSide {
     pub confirm_value: String,
     /// Minutes ahead of UTC.
     pub utc_offset_minutes: i32,
+    /// Attribute of an `<error>` with its cause.
+    pub error_cause: String,
+    /// Requests of documented commands whose form is not documented, by command.
+    pub requests: BTreeMap<String, RequestShape>,
+    /// Record of `alias_list`.
+    pub aliases: RecordShape,
     /// Record of `calls_history`.
     pub calls: RecordShape,
     /// Record of `conference_list`.
@@ -88,6 +94,17 @@ pub struct TerminalSide {
     pub meetings: RecordShape,
     /// Member of such a record.
     pub members: RecordShape,
+}
+
+/// A request: an element with attributes, and perhaps one inside it with more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestShape {
+    /// Local name.
+    pub element: String,
+    /// Attribute by canonical field.
+    pub fields: Names,
+    /// The element inside it.
+    pub child: Option<RecordShape>,
 }
 
 /// The element of a record and its attributes.
@@ -108,6 +125,14 @@ pub struct CallApiSide {
     pub login_attributes: Names,
     /// Cookie of a session.
     pub session_cookie: String,
+    /// Status of an expired session's answer.
+    pub expired_status: u16,
+    /// Word in an expired session's answer.
+    pub expired_word: String,
+    /// Whether that answer has no `<out>` document.
+    pub expired_without_document: bool,
+    /// Logout, with `{domain}`.
+    pub logout: HttpCall,
     /// Path of a command with `{domain}`, `{service}`, `{command}`.
     pub command_path: String,
     /// Path of the upgrade with `{domain}`.

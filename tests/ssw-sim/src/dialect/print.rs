@@ -3,7 +3,7 @@
 use ssw_core::RefusalCause;
 use toml::{Table, Value};
 
-use super::{EventFrame, HttpCall, Names, RecordShape, SimDialect, TimeFormat};
+use super::{EventFrame, HttpCall, Names, RecordShape, RequestShape, SimDialect, TimeFormat};
 
 /// What each refusal means, in the words of the agent's dialect file.
 fn meaning(cause: RefusalCause) -> &'static str {
@@ -44,6 +44,19 @@ fn http(call: &HttpCall) -> Value {
 
 fn record(shape: &RecordShape) -> Value {
     table([("element", text(&shape.element)), ("fields", names(&shape.fields))])
+}
+
+fn request(shape: &RequestShape) -> Value {
+    let whole = [("element", text(&shape.element)), ("fields", names(&shape.fields))];
+    table(whole.into_iter().chain(shape.child.as_ref().map(|child| ("child", record(child)))))
+}
+
+fn expired(status: u16, word: &str, without_document: bool) -> Value {
+    table([
+        ("statuses", Value::Array(vec![Value::Integer(i64::from(status))])),
+        ("words", Value::Array(vec![text(word)])),
+        ("without_document", Value::Boolean(without_document)),
+    ])
 }
 
 impl SimDialect {
@@ -97,11 +110,7 @@ impl SimDialect {
 
     fn terminal_table(&self) -> Value {
         let side = &self.terminal;
-        let expired = table([
-            ("statuses", Value::Array(vec![Value::Integer(i64::from(side.expired_status))])),
-            ("words", Value::Array(vec![text(&side.expired_word)])),
-            ("without_document", Value::Boolean(side.expired_without_document)),
-        ]);
+        let requests = side.requests.iter().map(|(command, shape)| (command.clone(), request(shape)));
         let progress = table([
             ("method", text(&side.progress_method)),
             ("path", text(&side.progress_path)),
@@ -113,11 +122,14 @@ impl SimDialect {
             ("keepalive", side.keepalive.as_ref().map_or_else(|| text(""), http)),
             ("keepalive_interval_s", Value::Integer(i64::from(side.keepalive_interval_s))),
             ("liveness_command", text(&side.liveness_command)),
-            ("session_expired", expired),
+            ("session_expired", expired(side.expired_status, &side.expired_word, side.expired_without_document)),
             ("logout", http(&side.logout)),
             ("progress", progress),
             ("confirmation", table([("name", text(&side.confirm_name)), ("value", text(&side.confirm_value))])),
             ("utc_offset_minutes", Value::Integer(i64::from(side.utc_offset_minutes))),
+            ("error_cause", text(&side.error_cause)),
+            ("requests", Value::Table(requests.collect())),
+            ("aliases", record(&side.aliases)),
             ("calls", record(&side.calls)),
             ("conferences", record(&side.conferences)),
             ("meetings", record(&side.meetings)),
@@ -144,6 +156,8 @@ impl SimDialect {
             ("login_path", text(&side.login_path)),
             ("login_attributes", names(&side.login_attributes)),
             ("session_cookie", text(&side.session_cookie)),
+            ("session_expired", expired(side.expired_status, &side.expired_word, side.expired_without_document)),
+            ("logout", http(&side.logout)),
             ("command_path", text(&side.command_path)),
             ("websocket_path", text(&side.websocket_path)),
             ("pad", text(if side.pad == '\0' { "nul" } else { "space" })),

@@ -4,10 +4,11 @@
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use ssw_core::{MergeInto, RefusalCause};
 
-use super::{EventFrame, HttpCall, Names, RecordShape, SimDialect, TimeFormat};
+use super::{EventFrame, HttpCall, Names, RecordShape, RequestShape, SimDialect, TimeFormat};
 
 /// Attributes that the documents name, per record: they stay.
 const DOCUMENTED_CONFERENCE: [&str; 4] = ["space", "room", "legs_count", "calls_limit"];
+const DOCUMENTED_ALIAS: [&str; 3] = ["domain", "interface", "interface_type"];
 const DOCUMENTED_MEMBER: [&str; 5] = ["id", "voice", "state", "master", "hold"];
 
 /// Operations that some seeds offer at the terminal instead of the Call API.
@@ -103,10 +104,31 @@ impl Maker {
         terminal.confirm_name = format!("X-{}-Sure", tag.to_uppercase());
         terminal.confirm_value = self.name("agreed");
         terminal.utc_offset_minutes = self.pick(&[-300, 60, 120, 345, 420, 600], 60);
+        terminal.error_cause = self.name("reason");
+        let mut requests = std::mem::take(&mut terminal.requests);
+        requests.iter_mut().for_each(|(command, shape)| self.request(command, shape));
+        let terminal = &mut dialect.terminal;
+        terminal.requests = requests;
         terminal.calls = RecordShape { element: self.name("cdr"), fields: std::mem::take(&mut terminal.calls.fields) };
+        self.rename(&mut dialect.terminal.aliases.fields, &DOCUMENTED_ALIAS);
         self.rename(&mut dialect.terminal.calls.fields, &[]);
         self.rename(&mut dialect.terminal.conferences.fields, &[DOCUMENTED_CONFERENCE.as_slice(), &["timestamp"]].concat());
         self.rename(&mut dialect.terminal.members.fields, &DOCUMENTED_MEMBER);
+    }
+
+    /// All is another's but `domain(name, limit)` of `calls_history`, beside which some seeds put the filters.
+    fn request(&mut self, command: &str, shape: &mut RequestShape) {
+        shape.element = self.name("ask");
+        self.rename(&mut shape.fields, &[]);
+        let Some(child) = &mut shape.child else { return };
+        if command == "calls_history" {
+            if self.rng.random() {
+                child.fields.append(&mut shape.fields);
+            }
+        } else {
+            child.element = self.name(&child.element);
+            self.rename(&mut child.fields, &[]);
+        }
     }
 
     fn call_api(&mut self, dialect: &mut SimDialect) {
@@ -121,11 +143,15 @@ impl Maker {
         ]
         .into();
         api.session_cookie = format!("{}-api", tag);
+        api.expired_status = self.pick(&[407, 418, 423], 418);
+        api.expired_word = format!("{tag}_who_are_you");
+        api.expired_without_document = self.rng.random();
+        api.logout = HttpCall { method: "GET".to_owned(), path: format!("/{{domain}}/{tag}/leave") };
         api.websocket_path = self.pick_text(&["/{domain}/service/cc/pubsub", "/ws/{domain}", "/{domain}/events"]);
         api.pad = '\0';
         api.length_in_bytes = false;
         api.name_prefix = self.pick_text(&["{service}.", "{service}:"]);
-        api.event_frame = EventFrame::Status(self.pick_text(&["EVT", "100", "299"]));
+        api.event_frame = EventFrame::Status(self.pick_text(&["EVT", "100", "EV1"]));
         api.keepalive_command = Some(format!("{tag}_noop"));
         api.keepalive_interval_s = self.pick(&[2, 3, 4], 3);
         api.list_separator = self.pick_text(&[";", "|", "+"]);

@@ -78,6 +78,14 @@ fn refuse(cause: RefusalCause, text: &str) -> Refusal {
     Refusal::new(cause, text)
 }
 
+/// What a request says, by canonical field; nothing that is empty.
+type Said<'s> = BTreeMap<&'s str, &'s str>;
+
+fn take<'s>(names: &'s Names, element: &'s Element, said: &mut Said<'s>) {
+    let value = |(field, attribute): (&'s String, &'s String)| Some((field.as_str(), element.get(attribute)?));
+    said.extend(names.iter().filter_map(value).filter(|(_, value)| !value.is_empty()));
+}
+
 fn record(element: &str, names: &Names, fields: &[(&str, String)]) -> Element {
     Element { name: element.to_owned(), attributes: to_wire(names, fields).into_iter().collect(), ..Element::default() }
 }
@@ -85,7 +93,27 @@ fn record(element: &str, names: &Names, fields: &[(&str, String)]) -> Element {
 impl Job<'_> {
     fn error(&self, refusal: &Refusal) -> Element {
         let word = self.ctx.dialect.refusal(refusal.cause);
-        Element::new("error").with("cause", word).with("description", refusal.text.as_str())
+        Element::new("error").with(self.ctx.dialect.terminal.error_cause.as_str(), word).with("description", refusal.text.as_str())
+    }
+
+    /// What a request says whose form is not documented: read by the dialect's names and in their places only.
+    fn said(&self, command: &str) -> Said<'_> {
+        let mut said = Said::new();
+        let Some(shape) = self.ctx.dialect.terminal.requests.get(command) else { return said };
+        let Some(request) = self.document.children.iter().find(|child| child.name == shape.element) else { return said };
+        take(&shape.fields, request, &mut said);
+        if let Some(child) = &shape.child
+            && let Some(inside) = request.children.iter().find(|inside| inside.name == child.element)
+        {
+            take(&child.fields, inside, &mut said);
+        }
+        said
+    }
+
+    /// The domain of such a request.
+    fn domain_of<'s>(&self, said: &Said<'s>) -> Result<&'s str, Refusal> {
+        let domain = said.get("domain").copied().unwrap_or_default();
+        if self.ctx.switch.has_domain(domain) { Ok(domain) } else { Err(refuse(RefusalCause::NoSuchSubscriber, "there is no such domain")) }
     }
 
     /// The domain of the request: `<domain name=…/>`, or an attribute `domain`.
@@ -103,15 +131,18 @@ impl Job<'_> {
 
     fn alias_list(&self) -> Result<Element, Refusal> {
         let domain = self.domain()?;
+        let shape = &self.ctx.dialect.terminal.aliases;
         let alias = |address: &str| {
-            Element::new("alias")
-                .with("domain", domain)
-                .with("address", address)
-                .with("interface", format!("{address}@{domain}"))
-                .with("interface_type", "sip_user")
+            let fields = [
+                ("domain", domain.to_owned()),
+                ("address", address.to_owned()),
+                ("interface", format!("{address}@{domain}")),
+                ("interface_type", "sip_user".to_owned()),
+            ];
+            record(&shape.element, &shape.fields, &fields)
         };
         let list = Element::new("aliases");
-        match self.document.any(&["addr", "address"]).filter(|address| !address.is_empty()) {
+        match self.document.any(&["addr"]).filter(|address| !address.is_empty()) {
             Some(address) => {
                 self.ctx.switch.subscriber(domain, address)?;
                 Ok(list.holding(alias(address)))
@@ -121,7 +152,7 @@ impl Job<'_> {
     }
 
     fn alias_profile_list(&self) -> Result<Element, Refusal> {
-        let domain = self.domain()?;
+        let domain = self.domain_of(&self.said("alias_profile_list"))?;
         let profile = |name: &str, description: &str, kind: &str| {
             let property =
                 |name: &str, value: &str| Element::new("property").with("name", name).with("type", "profile").with("value", value);
@@ -137,10 +168,11 @@ impl Job<'_> {
 
     fn sip_user_declare(&self, confirmed: bool) -> Verdict {
         let declared = || -> Result<Element, Refusal> {
-            let domain = self.domain()?;
-            let address = self.document.any(&["address", "addr"]).unwrap_or_default();
+            let said = self.said("sip_user_declare");
+            let domain = self.domain_of(&said)?;
+            let address = said.get("address").copied().unwrap_or_default();
             self.ctx.switch.declare_alias(domain, address, confirmed)?;
-            let interface = self.document.any(&["interface"]).map_or_else(|| format!("{address}@{domain}"), str::to_owned);
+            let interface = said.get("interface").map_or_else(|| format!("{address}@{domain}"), |interface| (*interface).to_owned());
             Ok(Element::new("alias")
                 .with("domain", domain)
                 .with("interface", interface)
@@ -161,8 +193,9 @@ impl Job<'_> {
 
     fn subscriber_card(&self) -> Result<Element, Refusal> {
         let (switch, dialect, now) = (&self.ctx.switch, &self.ctx.dialect, self.ctx.switch.now());
-        let domain = self.domain()?;
-        let alias = self.document.any(&["address", "addr", "alias", "number"]).unwrap_or_default();
+        let said = self.said("get_extended_subscriber_card");
+        let domain = self.domain_of(&said)?;
+        let alias = said.get("address").copied().unwrap_or_default();
         let subscriber = switch.subscriber(domain, alias)?;
         let registrations = subscriber.registrations.iter().map(|registration| {
             Element::new("registration")
@@ -194,18 +227,19 @@ impl Job<'_> {
     }
 
     fn calls_history(&self) -> Result<Element, Refusal> {
-        let domain = self.domain()?;
-        let text = |names: &[&str]| self.document.any(names).filter(|text| !text.is_empty());
+        let said = self.said("calls_history");
+        let domain = self.domain_of(&said)?;
+        let text = |field: &str| said.get(field).copied();
         let bad = |what: &str| refuse(RefusalCause::BadState, &format!("{what} cannot be understood"));
-        let kind = match text(&["type"]) {
+        let kind = match text("kind") {
             Some("active") => HistoryKind::Active,
             Some("history") => HistoryKind::Finished,
             Some("all") | None => HistoryKind::All,
             Some(_) => return Err(bad("the type")),
         };
         let time =
-            |names: &[&str]| text(names).map(|text| self.ctx.dialect.parse_terminal_time(text).ok_or_else(|| bad("a time"))).transpose();
-        let address = text(&["address", "addr"]).unwrap_or_default();
+            |field: &str| text(field).map(|text| self.ctx.dialect.parse_terminal_time(text).ok_or_else(|| bad("a time"))).transpose();
+        let address = text("address").unwrap_or_default();
         let addresses: Vec<String> = address.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect();
         let fits = |part: &String| {
             let core = part.trim_start_matches('%').trim_end_matches('%');
@@ -214,8 +248,8 @@ impl Job<'_> {
         if !addresses.iter().all(fits) {
             return Err(bad("an address pattern"));
         }
-        let limit = text(&["limit"]).map(|text| text.parse().map_err(|_| bad("the limit"))).transpose()?.unwrap_or(0);
-        let filter = HistoryFilter { kind, limit, from: time(&["from", "begin"])?, to: time(&["to", "end"])?, addresses };
+        let limit = text("limit").map(|text| text.parse().map_err(|_| bad("the limit"))).transpose()?.unwrap_or(0);
+        let filter = HistoryFilter { kind, limit, from: time("from")?, to: time("to")?, addresses };
         let calls = self.ctx.switch.history(domain, &filter)?;
         Ok(Element::new("calls").holding_all(calls.iter().map(|call| self.call(call))))
     }
@@ -239,7 +273,7 @@ impl Job<'_> {
     }
 
     fn conference_list(&self) -> Result<Element, Refusal> {
-        let domain = self.domain()?;
+        let domain = self.domain_of(&self.said("conference_list"))?;
         let conferences = self.ctx.switch.conferences(Some(domain));
         Ok(Element::new("conferences").holding_all(conferences.iter().map(|conference| self.conference(conference))))
     }
@@ -335,7 +369,7 @@ impl Job<'_> {
     }
 
     fn packages(&self) -> Result<Element, Refusal> {
-        let domain = self.domain()?;
+        let domain = self.domain_of(&self.said("ss_package_list"))?;
         let now = self.ctx.dialect.terminal_time(self.ctx.switch.now());
         let boolean = |value| self.ctx.dialect.boolean(value);
         let info = |alias: &String| {

@@ -191,7 +191,7 @@ impl Terminal {
         }
         let mut response = if fault == CommandFault::RefuseIn200 {
             let cause = self.ctx.dialect.refusal(ssw_core::RefusalCause::BadState);
-            let error = Element::new("error").with("cause", cause).with("description", "refused on purpose");
+            let error = self.error(cause).with("description", "refused on purpose");
             Response::new(200, xml::out(command.unwrap_or_default(), &[error]))
         } else {
             self.route(request)
@@ -230,12 +230,12 @@ impl Terminal {
         }
         match request.path.strip_prefix("/commands/") {
             Some(name) if request.method == "POST" => self.command(&session, name, request),
-            _ => Response::new(404, xml::out("unknown", &[Element::new("error").with("cause", "unknown_path")])),
+            _ => Response::new(404, xml::out("unknown", &[self.error("unknown_path")])),
         }
     }
 
     fn login(&self, request: &Request) -> Response {
-        let refused = |why: &str| Response::new(404, xml::out("login", &[Element::new("error").with("cause", why)]));
+        let refused = |why: &str| Response::new(404, xml::out("login", &[self.error(why)]));
         let document = std::str::from_utf8(&request.body).ok().and_then(xml::read);
         let Some(login) = document.as_ref().and_then(|document| document.find("login")) else { return refused("bad_request") };
         let fits = self.ctx.credentials.fit(login.get("user").unwrap_or_default(), login.get("password").unwrap_or_default());
@@ -256,12 +256,16 @@ impl Terminal {
         response
     }
 
+    fn error(&self, cause: &str) -> Element {
+        Element::new("error").with(self.ctx.dialect.terminal.error_cause.as_str(), cause)
+    }
+
     fn expired(&self) -> Response {
         let side = &self.ctx.dialect.terminal;
         if side.expired_without_document {
             return Response::new(side.expired_status, b"no session".to_vec());
         }
-        Response::new(side.expired_status, xml::out("session", &[Element::new("error").with("cause", side.expired_word.as_str())]))
+        Response::new(side.expired_status, xml::out("session", &[self.error(&side.expired_word)]))
     }
 
     fn progress(&self, session: &SessionHandle, request_id: &str, command: &str) -> Response {
@@ -273,14 +277,14 @@ impl Terminal {
                 Response::new(206, xml::out(command, &[Element::new("progress").with("percent", "50")]))
             }
             Some(_) => jobs.remove(&key).map(|job| job.answer).unwrap_or_default(),
-            None => Response::new(404, xml::out(command, &[Element::new("error").with("cause", "no_such_request")])),
+            None => Response::new(404, xml::out(command, &[self.error("no_such_request")])),
         }
     }
 
     fn command(&self, session: &SessionHandle, name: &str, request: &Request) -> Response {
         let document = std::str::from_utf8(&request.body).ok().and_then(xml::read);
         let Some(document) = document.filter(|document| document.name == "in") else {
-            return Response::new(404, xml::out(name, &[Element::new("error").with("cause", "bad_request")]));
+            return Response::new(404, xml::out(name, &[self.error("bad_request")]));
         };
         let side = &self.ctx.dialect.terminal;
         let confirmed = request.header(&side.confirm_name.to_ascii_lowercase()) == Some(side.confirm_value.as_str());

@@ -86,9 +86,14 @@ impl Switch {
         self.with(|tx| tx.edit_member(domain, conference, participant, |member| set_voice(member, false)))
     }
 
-    /// Gives it back.
+    /// Gives it back, unless the member has taken it away itself: it may be asked, but not be made to be heard.
     pub fn unmute(&self, domain: &str, conference: &str, participant: &str) -> Result<(), Refusal> {
-        self.with(|tx| tx.edit_member(domain, conference, participant, |member| set_voice(member, true)))
+        self.with(|tx| {
+            if tx.member(domain, conference, participant)?.muted_itself {
+                return Err(Refusal::new(RefusalCause::NoRight, "the member muted itself; it can be asked to unmute"));
+            }
+            tx.edit_member(domain, conference, participant, |member| set_voice(member, true))
+        })
     }
 
     /// Asks a member to unmute; until it does it may, whatever holds for the conference.
@@ -175,6 +180,7 @@ impl Switch {
             tx.take(LicenceKind::Members, 1).or_else(|_| tx.take_regardless())?;
             let invitee = Invitee { number: member.number, role: member.role, voice: member.voice };
             let id = tx.add_member(domain, to, &invitee, ParticipantStatus::DialingIn);
+            tx.member(domain, to, &id)?.muted_itself = member.muted_itself;
             tx.pick_up(domain, to, &id)?;
             Ok(id)
         })
@@ -250,7 +256,13 @@ impl Switch {
 
     /// A member mutes itself.
     pub fn mute_self(&self, domain: &str, conference: &str, participant: &str) -> Result<(), Refusal> {
-        self.mute(domain, conference, participant)
+        self.with(|tx| {
+            tx.edit_member(domain, conference, participant, |member| {
+                // Who was muted already has not done it itself.
+                member.muted_itself |= member.voice;
+                set_voice(member, false);
+            })
+        })
     }
 
     /// A member asks for the floor.
@@ -284,7 +296,7 @@ impl Switch {
 fn set_voice(member: &mut ParticipantView, voice: bool) {
     member.voice = voice;
     if voice {
-        (member.floor, member.asked_to_unmute) = (false, false);
+        (member.floor, member.asked_to_unmute, member.muted_itself) = (false, false, false);
     } else {
         member.talking = false;
     }
@@ -399,6 +411,7 @@ impl Tx<'_> {
             voice: invitee.voice,
             floor: false,
             talking: false,
+            muted_itself: false,
             asked_to_unmute: false,
             joined_at: None,
             cause: None,
