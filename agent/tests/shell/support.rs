@@ -95,14 +95,8 @@ pub(crate) struct Agent {
 impl Agent {
     pub(crate) fn start(config: &Path, environment: &[(&str, &str)]) -> Self {
         let directory = config.parent().unwrap();
-        let mut child = binary()
-            .arg("run")
-            .arg("--config")
-            .arg(config)
-            .envs(places(directory))
-            .envs(environment.iter().copied())
-            .spawn()
-            .unwrap();
+        let mut child =
+            binary().arg("run").arg("--config").arg(config).envs(places(directory)).envs(environment.iter().copied()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = mpsc::sync_channel(10_000);
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));

@@ -133,7 +133,9 @@ impl Http {
                 let content = Content::Unreadable(format!("the body is longer than {} octets", self.limits.bytes));
                 return Ok(Answer { status, request_ids, set_cookies, content });
             }
-            Err(error) => return Err(Broken { bad: !self.closed.is_cancelled(), cause: format!("the answer broke off: {}", causes(&*error)) }),
+            Err(error) => {
+                return Err(Broken { bad: !self.closed.is_cancelled(), cause: format!("the answer broke off: {}", causes(&*error)) });
+            }
         };
         let content = if body.trim_ascii().is_empty() {
             Content::Empty

@@ -11,8 +11,9 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use elph_proto::v1::{
-    self, agent_service_client::AgentServiceClient, call_service_client::CallServiceClient, conference_service_client::ConferenceServiceClient,
-    directory_service_client::DirectoryServiceClient, event_service_client::EventServiceClient,
+    self, agent_service_client::AgentServiceClient, call_service_client::CallServiceClient,
+    conference_service_client::ConferenceServiceClient, directory_service_client::DirectoryServiceClient,
+    event_service_client::EventServiceClient,
 };
 use ssw_sim::{Sim, SimOptions};
 use tonic::transport::Channel;
