@@ -1,6 +1,11 @@
 //! Clients that others wrote: Python's grpcio with stubs generated from `proto/`, and buf by server reflection, each performing one call
 //! and one conference. Left out, and said so, where they cannot be installed; `make test` requires them.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "what fails in a helper fails the test; a test tells what it left out")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "what fails in a helper fails the test; a test tells what it left out"
+)]
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
