@@ -224,8 +224,9 @@ impl Calls {
             if let Some((from, to)) = &listed.numbers {
                 changed |= fill(&mut entry.call.calling_number, from) | fill(&mut entry.call.called_number, to);
             }
+            // Lists state whole seconds: they do not take the place of a time that events told more exactly.
             if let Some(start) = listed.start.map(convert::timestamp)
-                && entry.call.start_time != Some(start)
+                && entry.call.start_time.is_none_or(|known| known.seconds.abs_diff(start.seconds) > 1)
             {
                 entry.call.start_time = Some(start);
                 changed = true;

@@ -122,7 +122,7 @@ async fn a_directory_that_was_cleared_away_is_made_anew() {
     let path = directory.path().join("journal");
     let core = Core::open(small(&path)).unwrap();
     busy(&core, 0);
-    std::fs::remove_dir_all(&path).unwrap();
+    clear_away(&path);
     busy(&core, 1000);
     core.close().await;
     drop(core);
@@ -137,8 +137,10 @@ async fn a_disk_that_refuses_costs_the_cursors_and_nothing_else_and_is_used_agai
     let core = Arc::new(Core::open(small(&path)).unwrap());
     busy(&core, 0);
     let cursor = v1::Cursor { epoch: core.journal_range().0, sequence: core.journal_range().2 };
-    std::fs::remove_dir_all(&path).unwrap();
-    std::fs::write(&path, "in the way").unwrap();
+    // The writer makes the directory anew whenever it finds it gone: again, until the file stands there.
+    while std::fs::write(&path, "in the way").is_err() {
+        clear_away(&path);
+    }
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
     let mut calls = 1000;
     while core.counters().disk_events_skipped == 0 {
@@ -167,4 +169,15 @@ async fn a_disk_that_refuses_costs_the_cursors_and_nothing_else_and_is_used_agai
     let mut view = View::default();
     drain(&mut core.subscribe(Filter::default(), Start::After(cursor)), &mut view).await;
     assert_eq!(view.resyncs, 1);
+}
+
+/// Removes a directory into which the journal's writer may be writing just now.
+fn clear_away(path: &std::path::Path) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while let Err(error) = std::fs::remove_dir_all(path) {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{error}");
+    }
 }
