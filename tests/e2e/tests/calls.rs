@@ -50,7 +50,8 @@ async fn consult(stack: &Stack, call: &v1::Call, from: &str, to: &str) -> anyhow
     let (held, consultation) = (answer.held_call.context("no held call")?, answer.consultation_call.context("no consultation")?);
     ensure!(held.id == call.id && consultation.id != call.id);
     ensure!(leg_state(&held, from) == v1::LegState::Held && stack.switch_leg(&held, from) == Some(LegState::Held));
-    ensure!(leg_state(&consultation, from) == v1::LegState::Connected, "{consultation:?}");
+    // The answer may come with the first event of the new call: its leg is connected a moment later.
+    stack.call_when(&consultation.id, "the consulting leg is connected", |call| leg_state(call, from) == v1::LegState::Connected).await?;
     stack.call_when(&consultation.id, "the consulted party rings", |call| leg_state(call, to) == v1::LegState::Alerting).await?;
     ensure!(stack.on_switch(&consultation).is_some_and(|call| call.kind == CallKind::Consultation));
     Ok((held, consultation))
