@@ -119,6 +119,10 @@ reasons! {
     IssuerUnavailable = "ISSUER_UNAVAILABLE", Unavailable;
     /// A moderator's command must name its domain.
     DomainNeeded = "DOMAIN_NEEDED", InvalidArgument;
+    /// A message is larger than the agent takes (`grpc.max_message_bytes`).
+    MessageTooLarge = "MESSAGE_TOO_LARGE", ResourceExhausted;
+    /// A defect of the agent: please report it.
+    Internal = "INTERNAL", Internal;
     /// The agent is shutting down.
     ShuttingDown = "SHUTTING_DOWN", Unavailable;
 }
@@ -137,7 +141,11 @@ impl Reason {
 
     /// INVALID_ARGUMENT with the violations of single fields.
     pub fn invalid(violations: Vec<FieldViolation>) -> Status {
-        let first = violations.first().map(|violation| format!("{}: {}", violation.field, violation.description)).unwrap_or_default();
+        let first = violations.first().map(|violation| match violation.field.as_str() {
+            "" => violation.description.clone(),
+            field => format!("{field}: {}", violation.description),
+        });
+        let first = first.unwrap_or_default();
         let mut details = ErrorDetails::with_error_info(Self::InvalidRequest.as_str(), ERROR_DOMAIN, HashMap::new());
         details.set_bad_request(violations);
         Status::with_error_details(Self::InvalidRequest.code(), first, details)

@@ -10,7 +10,7 @@ use ecss_switch::{
 use elph_proto::{v1, view::counts};
 use jiff::Timestamp;
 
-use crate::{convert, core::Stamp, ids};
+use crate::{convert, core::Stamp, ids, retired::Retired};
 
 /// A conference as a snapshot of the switch lists it.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +46,10 @@ pub(crate) struct Conferences {
     entries: HashMap<String, Entry>,
     by_switch_id: HashMap<(String, String), String>,
     ended: VecDeque<String>,
+    /// Conferences that ended before they were known here, by domain and switch id.
+    unseen: Retired<(String, String)>,
+    /// Members who left a conference that was not known here, by domain, the conference's switch id and their own.
+    unseen_members: Retired<(String, String, String)>,
     pub(crate) active: usize,
     /// Observations that came too late or too often to change anything.
     pub(crate) stale: u64,
@@ -111,6 +115,7 @@ impl Conferences {
         // What is told of a conference just after its end is no new one: only a later start is.
         let id = match self.known(domain, switch_id.as_str()) {
             Some(ended) if ended.has_ended() && seen.started_at.is_none() => None,
+            None if self.was_over(domain, switch_id, seen.started_at.or(stamp.switch_time)) => None,
             _ => Some(self.find_or_create(domain, switch_id, seen.started_at.or(stamp.switch_time), stamp)),
         };
         let entry = id.and_then(|id| self.entries.get_mut(&id)).filter(|entry| !entry.has_ended());
@@ -124,10 +129,14 @@ impl Conferences {
     /// A member was seen.
     pub(crate) fn participant(&mut self, domain: &str, seen: &ParticipantObservation, stamp: &Stamp) -> Vec<ConferenceChange> {
         // Only who is in it, or on the way there, shows that there is a conference; who leaves or falls silent comes after its end, too.
+        let known = self.known(domain, seen.conference.as_str()).map(|entry| entry.conference.id.clone());
         let id = match seen.status {
-            None | Some(ParticipantStatus::Disconnected) => {
-                self.known(domain, seen.conference.as_str()).map(|entry| entry.conference.id.clone())
+            Some(ParticipantStatus::Disconnected) if known.is_none() => {
+                self.unseen_members.add(member_key(domain, seen), stamp.tick, stamp.at());
+                None
             }
+            None | Some(ParticipantStatus::Disconnected) => known,
+            Some(_) if known.is_none() && self.is_late(domain, seen, stamp) => None,
             Some(_) => Some(self.find_or_create(domain, &seen.conference, stamp.switch_time, stamp)),
         };
         let Some(entry) = id.and_then(|id| self.entries.get_mut(&id)).filter(|entry| !entry.has_ended()) else {
@@ -149,9 +158,27 @@ impl Conferences {
         self.entries.get(self.by_switch_id.get(&(domain.to_owned(), switch_id.to_owned()))?)
     }
 
+    /// Whether a conference ended before it was known here, and what is told now is from before that.
+    fn was_over(&self, domain: &str, switch_id: &SwitchConferenceId, at: Option<Timestamp>) -> bool {
+        let end = self.unseen.when(&(domain.to_owned(), switch_id.to_string()));
+        end.is_some_and(|end| at.is_none_or(|at| at <= end))
+    }
+
+    /// Whether a member of a conference that is not known here was told to be in it after they had left, or after its end.
+    fn is_late(&self, domain: &str, seen: &ParticipantObservation, stamp: &Stamp) -> bool {
+        let left = self.unseen_members.when(&member_key(domain, seen));
+        self.was_over(domain, &seen.conference, stamp.switch_time) || left.is_some_and(|left| stamp.switch_time.is_none_or(|at| at <= left))
+    }
+
     /// A conference is over.
     pub(crate) fn ended(&mut self, domain: &str, switch_id: &SwitchConferenceId, stamp: &Stamp) -> Vec<ConferenceChange> {
-        let id = self.by_switch_id.get(&(domain.to_owned(), switch_id.to_string())).cloned();
+        let key = (domain.to_owned(), switch_id.to_string());
+        let id = self.by_switch_id.get(&key).cloned();
+        if id.is_none() {
+            // A list that was read before its end may still name it.
+            self.unseen.add(key, stamp.tick, stamp.at());
+            self.stale += 1;
+        }
         id.and_then(|id| self.end(&id, stamp)).into_iter().collect()
     }
 
@@ -175,6 +202,7 @@ impl Conferences {
         let key = (domain.to_owned(), switch_id.to_string());
         let known = self.by_switch_id.get(&key).and_then(|id| self.entries.get(id));
         match known {
+            None if self.unseen.after(&key, began) => return Vec::new(),
             Some(entry) if entry.has_ended() && entry.tick > began => return Vec::new(),
             // The switch has given the id to a new conference.
             Some(entry) if entry.has_ended() => {
@@ -185,6 +213,12 @@ impl Conferences {
         let id = self.find_or_create(domain, switch_id, listed.conference.started_at, stamp);
         let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
         let is_new = entry.conference.version == 0;
+        if is_new {
+            let listed = listed.members.iter().flatten().map(|seen| member_key(domain, seen));
+            for key in listed.filter(|key| self.unseen_members.after(key, began)) {
+                entry.leave_unseen(key.2, stamp);
+            }
+        }
         let whole = (entry.tick <= began || is_new) && entry.observe(&listed.conference, stamp);
         let mut changes = Vec::new();
         if whole && !is_new {
@@ -231,6 +265,7 @@ impl Conferences {
             recording: v1::RecordingState::Off.into(),
             ..Default::default()
         };
+        self.unseen.take_back(&key);
         self.by_switch_id.insert(key, id.clone());
         self.active += 1;
         self.entries.insert(id.clone(), Entry { conference, member_ticks: HashMap::new(), left: HashMap::new(), tick: stamp.tick });
@@ -368,6 +403,12 @@ impl Entry {
         Some(ChangedMember { participant, counts: true })
     }
 
+    /// Remembers one who left before the conference was known.
+    fn leave_unseen(&mut self, id: String, stamp: &Stamp) {
+        self.left.insert(id.clone(), stamp.at());
+        self.member_ticks.insert(id, stamp.tick);
+    }
+
     /// Members that may differ from the list, except those that were observed after it was asked for.
     fn differences<'a>(&self, members: Option<&'a [ParticipantObservation]>, began: u64) -> Vec<Difference<'a>> {
         let Some(members) = members else { return Vec::new() };
@@ -404,6 +445,10 @@ impl Entry {
         conference.polled = stamp.origin.polled;
         (conference.connected_count, conference.pending_count) = counts(&conference.participants);
     }
+}
+
+fn member_key(domain: &str, seen: &ParticipantObservation) -> (String, String, String) {
+    (domain.to_owned(), seen.conference.to_string(), seen.participant.to_string())
 }
 
 /// Writes an observation into a participant. Whoever is not connected or has no microphone does not talk.

@@ -151,34 +151,14 @@ impl Core {
 
     /// Applies an observation from a link.
     pub fn observe(&self, event: &SwitchEvent, origin: Origin) {
+        self.observe_all([event], origin);
+    }
+
+    /// Applies what a link has told, in its order. Subscribers are woken once for all of it: under load waking costs more than the change.
+    pub fn observe_all<'a>(&self, events: impl IntoIterator<Item = &'a SwitchEvent>, origin: Origin) {
         let mut inner = self.inner.write();
-        let stamp = inner.stamp(event.at, origin);
-        let domain = event.domain.as_str();
-        match &event.observation {
-            Observation::Leg(leg) => {
-                let changes = inner.calls.leg(domain, leg, &stamp);
-                inner.write_calls(changes, &stamp);
-            }
-            Observation::Merged(merge) => {
-                let changes = inner.calls.merged(domain, merge, &stamp);
-                inner.write_calls(changes, &stamp);
-            }
-            Observation::CallReleased { call, cause } => {
-                let changes = inner.calls.released(domain, call, *cause, &stamp);
-                inner.write_calls(changes, &stamp);
-            }
-            Observation::Conference(conference) => {
-                let changes = inner.conferences.conference(domain, conference, &stamp);
-                inner.write_conferences(domain, changes, &stamp);
-            }
-            Observation::Participant(participant) => {
-                let changes = inner.conferences.participant(domain, participant, &stamp);
-                inner.write_conferences(domain, changes, &stamp);
-            }
-            Observation::ConferenceEnded { conference } => {
-                let changes = inner.conferences.ended(domain, conference, &stamp);
-                inner.write_conferences(domain, changes, &stamp);
-            }
+        for event in events {
+            inner.observe(event, origin);
         }
         self.announce(inner);
     }
@@ -361,6 +341,37 @@ impl Inner {
     fn stamp(&mut self, switch_time: Option<Timestamp>, origin: Origin) -> Stamp {
         self.tick += 1;
         Stamp { tick: self.tick, now: Timestamp::now(), switch_time, origin }
+    }
+
+    fn observe(&mut self, event: &SwitchEvent, origin: Origin) {
+        let stamp = self.stamp(event.at, origin);
+        let domain = event.domain.as_str();
+        match &event.observation {
+            Observation::Leg(leg) => {
+                let changes = self.calls.leg(domain, leg, &stamp);
+                self.write_calls(changes, &stamp);
+            }
+            Observation::Merged(merge) => {
+                let changes = self.calls.merged(domain, merge, &stamp);
+                self.write_calls(changes, &stamp);
+            }
+            Observation::CallReleased { call, cause } => {
+                let changes = self.calls.released(domain, call, *cause, &stamp);
+                self.write_calls(changes, &stamp);
+            }
+            Observation::Conference(conference) => {
+                let changes = self.conferences.conference(domain, conference, &stamp);
+                self.write_conferences(domain, changes, &stamp);
+            }
+            Observation::Participant(participant) => {
+                let changes = self.conferences.participant(domain, participant, &stamp);
+                self.write_conferences(domain, changes, &stamp);
+            }
+            Observation::ConferenceEnded { conference } => {
+                let changes = self.conferences.ended(domain, conference, &stamp);
+                self.write_conferences(domain, changes, &stamp);
+            }
+        }
     }
 
     fn write_calls(&mut self, changes: Vec<v1::Call>, stamp: &Stamp) {

@@ -7,6 +7,7 @@ mod convert;
 mod core;
 mod ids;
 pub mod journal;
+mod retired;
 mod subscription;
 #[cfg(test)]
 mod tests;

@@ -251,9 +251,9 @@ fn found_leg(call: &v1::Call, selector: &v1::LegSelector) -> Result<Found, Statu
     if leg.state() == v1::LegState::Released {
         return Err(Reason::WrongState.status("the leg is released"));
     }
-    let domain = Domain::parse(&call.domain).map_err(|error| Status::internal(error.to_string()))?;
-    let id = SwitchCallId::parse(&call.switch_call_id).map_err(|error| Status::internal(error.to_string()))?;
-    let switch_leg = SwitchLegId::parse(&leg.id).map_err(|error| Status::internal(error.to_string()))?;
+    let domain = Domain::parse(&call.domain).map_err(super::defect)?;
+    let id = SwitchCallId::parse(&call.switch_call_id).map_err(super::defect)?;
+    let switch_leg = SwitchLegId::parse(&leg.id).map_err(super::defect)?;
     Ok(Found {
         domain,
         call: call.id.clone(),
@@ -441,8 +441,8 @@ impl CallService for Api {
         };
         let unknown = Reason::UnknownCall;
         let principal = self.authorize_object(&request, Scope::Calls, true, Some(&call.domain), unknown, &asked.call_id).await?;
-        let domain = Domain::parse(&call.domain).map_err(|error| Status::internal(error.to_string()))?;
-        let id = SwitchCallId::parse(&call.switch_call_id).map_err(|error| Status::internal(error.to_string()))?;
+        let domain = Domain::parse(&call.domain).map_err(super::defect)?;
+        let id = SwitchCallId::parse(&call.switch_call_id).map_err(super::defect)?;
         let objects = vec![("call_id", asked.call_id.clone(), false)];
         let ask = self.ask(principal, &domain, &asked, objects);
         let switch = self.switch.clone();

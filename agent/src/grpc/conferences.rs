@@ -105,7 +105,7 @@ impl Subject {
             let metadata = HashMap::from([("version".to_owned(), conference.version.to_string())]);
             return Err(Reason::VersionChanged.status_with(text, metadata));
         }
-        let switch_id = SwitchConferenceId::parse(&conference.switch_conference_id).map_err(|error| Status::internal(error.to_string()))?;
+        let switch_id = SwitchConferenceId::parse(&conference.switch_conference_id).map_err(super::defect)?;
         Ok(Self { conference, id: switch_id })
     }
 
@@ -115,7 +115,7 @@ impl Subject {
             true => Reason::ParticipantLeft.status("the participant has left"),
             false => Reason::UnknownParticipant.status("the conference has no such participant"),
         })?;
-        let id = SwitchParticipantId::parse(&found.id).map_err(|error| Status::internal(error.to_string()))?;
+        let id = SwitchParticipantId::parse(&found.id).map_err(super::defect)?;
         Ok((found.clone(), MemberRef { conference: self.id.clone(), participant: id }))
     }
 }
@@ -241,7 +241,7 @@ macro_rules! member_command {
         };
         let participant = asked.participant_id.clone();
         let command = |_: &Core, _: &Subject, member: Option<(v1::Participant, MemberRef)>| {
-            let (_, member) = member.ok_or_else(|| Status::internal("no participant"))?;
+            let (_, member) = member.ok_or_else(|| super::defect("the command names no participant"))?;
             Ok(ConferenceCommand::$command(member))
         };
         let seen = move |core: &Core, before: &v1::Conference, _: &ConferenceOutcome| {
@@ -509,7 +509,7 @@ impl ConferenceService for Api {
             participant_id: Some(asked.participant_id),
         };
         let command = move |_: &Core, _: &Subject, member: Option<(v1::Participant, MemberRef)>| {
-            let (_, member) = member.ok_or_else(|| Status::internal("no participant"))?;
+            let (_, member) = member.ok_or_else(|| super::defect("the command names no participant"))?;
             Ok(ConferenceCommand::SetRole { member, role })
         };
         let seen = move |core: &Core, before: &v1::Conference, _: &ConferenceOutcome| {
@@ -563,7 +563,7 @@ impl ConferenceService for Api {
             participant_id: Some(asked.participant_id),
         };
         let command = move |core: &Core, subject: &Subject, member: Option<(v1::Participant, MemberRef)>| {
-            let (_, member) = member.ok_or_else(|| Status::internal("no participant"))?;
+            let (_, member) = member.ok_or_else(|| super::defect("the command names no participant"))?;
             // First the domain: of another tenant's conference not even its end is told.
             let domain = core.conference(&asked.to_conference_id).map(|target| target.domain);
             if domain.is_none_or(|domain| domain != subject.conference.domain) {

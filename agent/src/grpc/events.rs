@@ -27,7 +27,7 @@ use tonic::{
     server::{Grpc, NamedService, ServerStreamingService},
 };
 
-use super::{Api, check::Check};
+use super::{Api, check::Check, observe::undecodable};
 use crate::config::Scope;
 
 /// Filters in one request at most.
@@ -221,6 +221,6 @@ impl Decoder for FrameCodec {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<v1::SubscribeRequest>, Status> {
         let bytes = buffer.copy_to_bytes(buffer.remaining());
-        v1::SubscribeRequest::decode(bytes).map(Some).map_err(|error| Status::internal(format!("the request cannot be decoded: {error}")))
+        v1::SubscribeRequest::decode(bytes).map(Some).map_err(|error| undecodable(&error))
     }
 }

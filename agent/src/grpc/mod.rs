@@ -8,6 +8,7 @@ mod check;
 mod conferences;
 mod directory;
 mod events;
+mod health;
 mod observe;
 mod server;
 
@@ -179,4 +180,9 @@ fn refill(conference: &mut Option<v1::Conference>, core: &Core) {
     if let Some(known) = conference.as_ref().and_then(|conference| core.conference(&conference.id)) {
         *conference = Some(known);
     }
+}
+
+/// What cannot be, or the agent is wrong.
+fn defect(what: impl std::fmt::Display) -> Status {
+    Reason::Internal.status(format!("{what}; this is a defect of the agent, please report it"))
 }

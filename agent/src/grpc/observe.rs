@@ -24,6 +24,8 @@ use crate::{
     access::code_name,
     telemetry::metrics::{Metrics, label},
 };
+use elph_proto::reason::Reason;
+use tonic_types::FieldViolation;
 
 /// Metadata with the caller's id of the request, for its log and ours; without it the agent makes one. The answer carries it.
 const REQUEST_ID: &str = "x-request-id";
@@ -186,6 +188,22 @@ fn too_late() -> Status {
     Status::deadline_exceeded("the caller's deadline has passed; a command goes on: ask with the same request id how it ended")
 }
 
+/// What the transport refused before a service saw it, as every other refusal: with a reason. Services answer `INTERNAL` with one and
+/// never answer `OUT_OF_RANGE`, so that these without details are the transport's words on a message that is too large or undecodable.
+fn refused_by_transport(headers: &HeaderMap) -> Option<Status> {
+    let status = Status::from_header_map(headers).filter(|status| status.details().is_empty())?;
+    match status.code() {
+        Code::OutOfRange => Some(Reason::MessageTooLarge.status(status.message())),
+        Code::Internal => Some(undecodable(&status.message())),
+        _ => None,
+    }
+}
+
+/// The request's message is no message of its type.
+pub(super) fn undecodable(error: &impl std::fmt::Display) -> Status {
+    Reason::invalid(vec![FieldViolation::new("", format!("the message cannot be decoded: {error}"))])
+}
+
 /// The code in headers or trailers.
 fn code(headers: &HeaderMap) -> Option<Code> {
     headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
@@ -195,7 +213,10 @@ fn code(headers: &HeaderMap) -> Option<Code> {
 
 impl Running {
     /// The answer's head is there; its end comes with the body, unless there is none.
-    fn answered(mut self, response: Response<Body>) -> Response<Body> {
+    fn answered(mut self, mut response: Response<Body>) -> Response<Body> {
+        if let Some(refused) = refused_by_transport(response.headers()) {
+            response = refused.into_http();
+        }
         if let Some(code) = code(response.headers()) {
             self.tell(code);
             return response;

@@ -12,10 +12,9 @@ use tonic::{
     service::{Routes, RoutesBuilder},
     transport::Server,
 };
-use tonic_health::ServingStatus;
 use tower::layer::util::{Identity, Stack};
 
-use super::{Api, agent::note_start, events::EventServer, observe::Observe};
+use super::{Api, agent::note_start, events::EventServer, health::Health, observe::Observe};
 use crate::{
     lifecycle::{Failure, Shared},
     listen,
@@ -26,9 +25,6 @@ pub type ServeError = Failure;
 
 /// HTTP/2 keep-alive towards callers: one that is gone is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-
-/// How often the health service looks at readiness.
-const HEALTH_PERIOD: Duration = Duration::from_millis(250);
 
 /// Binds the configured listeners and serves until the drain.
 pub async fn serve(shared: &Arc<Shared>, api: Api) -> Result<(), Failure> {
@@ -63,7 +59,7 @@ pub async fn serve(shared: &Arc<Shared>, api: Api) -> Result<(), Failure> {
 }
 
 /// What health can be asked about.
-const NAMES: [&str; 6] = ["", names::CALLS, names::CONFERENCES, names::EVENTS, names::DIRECTORY, names::AGENT];
+const NAMES: [&str; 5] = [names::CALLS, names::CONFERENCES, names::EVENTS, names::DIRECTORY, names::AGENT];
 
 async fn ended(listener: &'static str, serving: impl Future<Output = Result<(), tonic::transport::Error>>) {
     if let Err(error) = serving.await {
@@ -100,33 +96,7 @@ async fn routes(shared: &Arc<Shared>, api: Api) -> Result<Routes, Failure> {
         source: std::io::Error::other(error.to_string()),
     };
     builder.add_service(described().build_v1().map_err(unusable)?).add_service(described().build_v1alpha().map_err(unusable)?);
-    let (mut reporter, health) = tonic_health::server::health_reporter();
-    builder.add_service(health);
-    let (links, stop) = (shared.links.clone(), shared.shutdown.soft.clone());
-    // Serving means ready: the same question as /readyz answers.
-    shared.tasks.spawn(async move {
-        let mut ticks = tokio::time::interval(HEALTH_PERIOD);
-        let mut told = None;
-        loop {
-            let ticked = stop.run_until_cancelled(ticks.tick()).await;
-            let ready = ticked.is_some() && links.reasons().is_empty();
-            if told != Some(ready) {
-                let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-                for name in NAMES {
-                    reporter.set_service_status(name, status).await;
-                }
-                told = Some(ready);
-            }
-            if ticked.is_none() {
-                // Streams that watch would hold the drain up to its limit: they end once they have been told.
-                tokio::time::sleep(HEALTH_PERIOD).await;
-                for name in NAMES {
-                    reporter.clear_service_status(name).await;
-                }
-                return;
-            }
-        }
-    });
+    builder.add_service(Health::serve(shared, &NAMES).max_decoding_message_size(most));
     Ok(builder.routes())
 }
 

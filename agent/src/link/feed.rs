@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use elph_model::{Core, Origin};
 use mediator_client::switch::{
-    LinkEvent, Observation,
+    LinkEvent, Observation, SwitchEvent,
     link::{LinkState, LinkStatus},
 };
 use tokio::sync::{mpsc, watch};
@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Resync;
 
-/// Events taken from a link at a time.
-const BATCH: usize = 256;
+/// Events taken from a link at a time: so long the model is locked at most.
+const BATCH: usize = 128;
 
 /// What of a link's events matters: a link may tell more than it is configured for.
 pub(super) struct Feed {
@@ -28,30 +28,32 @@ impl Feed {
     pub(super) async fn run(self, mut events: mpsc::Receiver<LinkEvent>) {
         let mut batch = Vec::with_capacity(BATCH);
         while events.recv_many(&mut batch, BATCH).await > 0 {
+            // A comparison is only asked for here, and made later: what else is in the batch may go first.
+            self.core.observe_all(batch.iter().filter_map(|event| self.wanted(event)), Origin::default());
             for event in batch.drain(..) {
-                self.take(event);
+                self.heed(&event);
             }
         }
     }
 
-    fn take(&self, event: LinkEvent) {
+    fn wanted<'a>(&self, event: &'a LinkEvent) -> Option<&'a SwitchEvent> {
+        let LinkEvent::Seen(event) = event else { return None };
+        let wanted = match event.observation {
+            Observation::Leg(_) | Observation::Merged(_) | Observation::CallReleased { .. } => &self.calls,
+            Observation::Conference(_) | Observation::ConferenceEnded { .. } | Observation::Participant(_) => &self.conferences,
+        };
+        wanted.is_some().then_some(event)
+    }
+
+    fn heed(&self, event: &LinkEvent) {
         match event {
-            LinkEvent::Seen(event) => {
-                let wanted = match event.observation {
-                    Observation::Leg(_) | Observation::Merged(_) | Observation::CallReleased { .. } => &self.calls,
-                    Observation::Conference(_) | Observation::ConferenceEnded { .. } | Observation::Participant(_) => &self.conferences,
-                };
-                if wanted.is_some() {
-                    self.core.observe(&event, Origin::default());
-                }
-            }
             LinkEvent::Up => self.doubt(),
             LinkEvent::Gap { cause } => {
                 tracing::info!(%cause, "events were missed, comparing with the switch");
                 self.doubt();
             }
             // The status tells; the comparison follows when it is up again.
-            LinkEvent::Down => {}
+            LinkEvent::Down | LinkEvent::Seen(_) => {}
         }
     }
 

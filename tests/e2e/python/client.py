@@ -4,68 +4,12 @@ usage: client.py PROTO_DIR SOCKET DOMAIN
 Prints what it does and ends with 0, or with the first thing that was not as expected.
 """
 
-import importlib
-import importlib.resources
 import sys
-import tempfile
-import time
 import uuid
 
 import grpc
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
-from grpc_tools import protoc
 
-FILES = ["options/v1/options", "agent/v1/agent", "agent/v1/call", "agent/v1/conference", "agent/v1/directory", "agent/v1/event"]
-
-
-def generate(proto_dir):
-    """Makes the stubs from the .proto files."""
-    out = tempfile.mkdtemp(prefix="elph-python-")
-    well_known = importlib.resources.files("grpc_tools") / "_proto"
-    command = ["protoc", f"-I{proto_dir}", f"-I{well_known}", f"--python_out={out}", f"--grpc_python_out={out}"]
-    if protoc.main(command + [f"elph/{name}.proto" for name in FILES]) != 0:
-        sys.exit("the stubs could not be made")
-    sys.path.insert(0, out)
-
-
-def stubs(name):
-    return importlib.import_module(f"elph.agent.v1.{name}_pb2"), importlib.import_module(f"elph.agent.v1.{name}_pb2_grpc")
-
-
-def expect(what, seen, wanted):
-    if seen != wanted:
-        sys.exit(f"{what}: expected {wanted!r}, saw {seen!r}")
-    print(f"ok  {what}")
-
-
-def refused(what, ask, code, reason):
-    """The error carries its code and its stable reason; returns the details."""
-    try:
-        ask()
-    except grpc.RpcError as error:
-        status = rpc_status.from_call(error)
-        details = {}
-        for packed in status.details:
-            for kind in (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest):
-                message = kind()
-                if packed.Unpack(message):
-                    details[kind.__name__] = message
-        expect(what, (error.code(), details["ErrorInfo"].reason), (code, reason))
-        return details
-    sys.exit(f"{what}: expected {reason}, but it was accepted")
-
-
-def until(what, ask):
-    """Asks again until there is an answer, for ten seconds at most."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        found = ask()
-        if found:
-            print(f"ok  {what}")
-            return found
-        time.sleep(0.05)
-    sys.exit(f"{what}: did not happen")
+from common import WAIT, expect, generate, local, refused, stubs, until
 
 
 def main():
@@ -74,11 +18,10 @@ def main():
     call_pb, call_grpc = stubs("call")
     conf_pb, conf_grpc = stubs("conference")
     event_pb, event_grpc = stubs("event")
-    channel = grpc.insecure_channel(f"unix:{socket}", options=[("grpc.default_authority", "localhost")])
+    channel = local(socket)
     calls = call_grpc.CallServiceStub(channel)
     conferences = conf_grpc.ConferenceServiceStub(channel)
     events = event_grpc.EventServiceStub(channel)
-    wait = {"timeout": 10, "wait_for_ready": True}
 
     # A stream from a snapshot; its first messages end with the complete snapshot, which carries a cursor.
     stream = events.Subscribe(event_pb.SubscribeRequest(snapshot=event_pb.StartSnapshot()), timeout=60)
@@ -87,23 +30,23 @@ def main():
 
     # One call.
     request = call_pb.MakeCallRequest(request_id=str(uuid.uuid4()), domain=domain, from_alias="1001", to_number="1002")
-    call = calls.MakeCall(request, **wait).call
-    expect("the same request id is the same call", calls.MakeCall(request, **wait).call.id, call.id)
+    call = calls.MakeCall(request, **WAIT).call
+    expect("the same request id is the same call", calls.MakeCall(request, **WAIT).call.id, call.id)
     refused("the same id with another request", lambda: calls.MakeCall(call_pb.MakeCallRequest(
-        request_id=request.request_id, domain=domain, from_alias="1001", to_number="1003"), **wait),
+        request_id=request.request_id, domain=domain, from_alias="1001", to_number="1003"), **WAIT),
         grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
 
     def answered():
-        now = calls.GetCall(call_pb.GetCallRequest(call_id=call.id), **wait).call
+        now = calls.GetCall(call_pb.GetCallRequest(call_id=call.id), **WAIT).call
         return now if now.state == call_pb.CALL_STATE_CONNECTED else None
 
     now = until("the call is answered", answered)
     expect("who answered is named", now.answered_by, "1002")
     leg = call_pb.LegSelector(call_id=call.id, device="1002")
-    held = calls.HoldCall(call_pb.HoldCallRequest(request_id=str(uuid.uuid4()), leg=leg), **wait).call
+    held = calls.HoldCall(call_pb.HoldCallRequest(request_id=str(uuid.uuid4()), leg=leg), **WAIT).call
     expect("the leg is held", [it.state for it in held.legs if it.device == "1002"], [call_pb.LEG_STATE_HELD])
-    calls.RetrieveCall(call_pb.RetrieveCallRequest(request_id=str(uuid.uuid4()), leg=leg), **wait)
-    ended = calls.ReleaseCall(call_pb.ReleaseCallRequest(request_id=str(uuid.uuid4()), call_id=call.id), **wait).call
+    calls.RetrieveCall(call_pb.RetrieveCallRequest(request_id=str(uuid.uuid4()), leg=leg), **WAIT)
+    ended = calls.ReleaseCall(call_pb.ReleaseCallRequest(request_id=str(uuid.uuid4()), call_id=call.id), **WAIT).call
     expect("the call is over", ended.state, call_pb.CALL_STATE_ENDED)
     seen = []
     for message in stream:
@@ -116,22 +59,22 @@ def main():
 
     # One conference.
     created = conferences.CreateConference(conf_pb.CreateConferenceRequest(
-        request_id=str(uuid.uuid4()), domain=domain, name="Python", numbers=["1003", "1004", "1005"]), **wait).conference
+        request_id=str(uuid.uuid4()), domain=domain, name="Python", numbers=["1003", "1004", "1005"]), **WAIT).conference
 
     def gathered():
-        now = conferences.GetConference(conf_pb.GetConferenceRequest(conference_id=created.id), **wait).conference
+        now = conferences.GetConference(conf_pb.GetConferenceRequest(conference_id=created.id), **WAIT).conference
         return now if now.connected_count == 3 else None
 
     now = until("three are in", gathered)
     refused("mute all must say whether they may unmute", lambda: conferences.MuteAll(conf_pb.MuteAllRequest(
-        request_id=str(uuid.uuid4()), conference_id=created.id), **wait), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+        request_id=str(uuid.uuid4()), conference_id=created.id), **WAIT), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
     muted = conferences.MuteAll(conf_pb.MuteAllRequest(
-        request_id=str(uuid.uuid4()), conference_id=created.id, may_unmute_themselves=True), **wait).conference
+        request_id=str(uuid.uuid4()), conference_id=created.id, may_unmute_themselves=True), **WAIT).conference
     expect("all are muted", all(it.muted for it in muted.participants if it.role == conf_pb.PARTICIPANT_ROLE_PARTICIPANT), True)
     refused("a stale version", lambda: conferences.LockConference(conf_pb.LockConferenceRequest(
-        request_id=str(uuid.uuid4()), conference_id=created.id, expected_version=1), **wait),
+        request_id=str(uuid.uuid4()), conference_id=created.id, expected_version=1), **WAIT),
         grpc.StatusCode.ABORTED, "VERSION_CHANGED")
-    over = conferences.EndConference(conf_pb.EndConferenceRequest(request_id=str(uuid.uuid4()), conference_id=created.id), **wait)
+    over = conferences.EndConference(conf_pb.EndConferenceRequest(request_id=str(uuid.uuid4()), conference_id=created.id), **WAIT)
     expect("the conference is over", over.conference.state, conf_pb.CONFERENCE_STATE_ENDED)
 
     # Resume after the cursor: everything since, without a snapshot.
@@ -144,7 +87,7 @@ def main():
     expect("resumed by events alone", kinds, {"event"})
     resumed.cancel()
 
-    details = refused("wrong fields are named", lambda: calls.MakeCall(call_pb.MakeCallRequest(), **wait),
+    details = refused("wrong fields are named", lambda: calls.MakeCall(call_pb.MakeCallRequest(), **WAIT),
                       grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
     expect("among them the domain", "domain" in [it.field for it in details["BadRequest"].field_violations], True)
 

@@ -2,6 +2,7 @@
 //! the end-to-end tests, the demo and the benches.
 
 mod agent;
+pub mod foreign;
 pub mod guard;
 pub mod meetings;
 pub mod phones;

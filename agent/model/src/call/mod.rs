@@ -3,7 +3,6 @@
 
 mod leg;
 mod merge;
-mod retired;
 mod state;
 
 use std::collections::{HashMap, VecDeque};
@@ -18,10 +17,9 @@ use jiff::Timestamp;
 use self::{
     leg::{fill, legs_from_numbers, observe_leg, release},
     merge::Merge,
-    retired::Retired,
     state::{derive, finish},
 };
-use crate::{convert, core::Stamp, ids};
+use crate::{convert, core::Stamp, ids, retired::Retired};
 
 /// A call as a snapshot of the switch lists it.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,7 +90,7 @@ pub(crate) struct Calls {
     entries: HashMap<String, Entry>,
     /// Our id by (domain, switch id); ended calls stay until they are forgotten, so that late observations find them.
     by_switch_id: HashMap<(String, String), String>,
-    retired: Retired,
+    retired: Retired<(String, String)>,
     ended: VecDeque<String>,
     pub(crate) active: usize,
     /// Observations that came too late or too often to change anything.
@@ -167,7 +165,10 @@ impl Calls {
 
     /// The switch says that a call is over.
     pub(crate) fn released(&mut self, domain: &str, call: &SwitchCallId, cause: Option<Cause>, stamp: &Stamp) -> Vec<v1::Call> {
-        let Some(id) = self.by_switch_id.get(&(domain.to_owned(), call.to_string())).cloned() else {
+        let key = (domain.to_owned(), call.to_string());
+        let Some(id) = self.by_switch_id.get(&key).cloned() else {
+            // A list that was read before its end may still name it.
+            self.retired.add(key, stamp.tick, stamp.at());
             self.stale += 1;
             return Vec::new();
         };

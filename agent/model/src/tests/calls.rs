@@ -344,3 +344,16 @@ fn a_call_that_rings_one_device_after_the_other_for_hours_stays_bounded() {
     assert!(call.legs.len() <= 256, "{}", call.legs.len());
     assert_eq!((call.legs[0].device.as_str(), call.state()), ("1001", v1::CallState::Initiated));
 }
+
+#[test]
+fn a_list_read_before_an_unknown_call_ended_does_not_bring_it_back() {
+    let core = core();
+    let legs = vec![out("7", "101", LegState::Connected)];
+    let listed = CallSnapshot { call: call_id("7"), legs, start: None, id_start: None, answer: None, numbers: None };
+    let began = core.begin_snapshot();
+    core.observe(&seen(Observation::CallReleased { call: call_id("7"), cause: None }), Origin::default());
+    core.resync_calls(&domain(), began, std::slice::from_ref(&listed), &[], Origin::default());
+    assert!(truth(&core).calls.is_empty());
+    core.resync_calls(&domain(), core.begin_snapshot(), &[listed], &[], Origin::default());
+    assert_eq!(truth(&core).calls.len(), 1);
+}

@@ -75,6 +75,43 @@ fn one_who_left_before_the_list_that_names_it_arrived_is_not_brought_in_by_it() 
     assert_eq!(ids, ["a"]);
 }
 
+/// What the list of a conference `c` with these members says.
+fn list(members: &[&str]) -> ConferenceSnapshot {
+    let conference = || SwitchConferenceId::parse("c").unwrap();
+    let member = |id: &&str| ParticipantObservation {
+        status: Some(ParticipantStatus::Connected),
+        ..ParticipantObservation::of(conference(), SwitchParticipantId::parse(id).unwrap())
+    };
+    ConferenceSnapshot {
+        conference: ConferenceObservation { conference: Some(conference()), ..Default::default() },
+        members: Some(members.iter().map(member).collect()),
+    }
+}
+
+#[test]
+fn a_list_read_before_an_unknown_conference_ended_or_a_member_left_it_brings_neither_back() {
+    let core = core();
+    let ended = || seen(Observation::ConferenceEnded { conference: SwitchConferenceId::parse("c").unwrap() });
+    let connected = |it: &mut ParticipantObservation| it.status = Some(ParticipantStatus::Connected);
+    let began = core.begin_snapshot();
+    core.observe(&ended(), Origin::default());
+    // Late and doubled, without a time: from before the end.
+    core.member("c", "a", connected);
+    core.resync_conferences(&domain(), began, &[list(&["a"])], Origin::default());
+    assert!(truth(&core).conferences.is_empty());
+    // A list that was asked for after it is about a new conference in the same room.
+    let began = core.begin_snapshot();
+    core.member("c", "b", |it| it.status = Some(ParticipantStatus::Disconnected));
+    core.resync_conferences(&domain(), began, &[list(&["a", "b"])], Origin::default());
+    let members = |core: &Core| core.the_conference("c").participants.into_iter().map(|it| it.id).collect::<Vec<_>>();
+    assert_eq!(members(&core), ["a"]);
+    core.member("c", "b", connected);
+    assert_eq!(members(&core), ["a"], "one who left is not brought back by a late event");
+    let began = core.begin_snapshot();
+    core.resync_conferences(&domain(), began, &[list(&["a", "b"])], Origin::default());
+    assert_eq!(members(&core), ["a", "b"]);
+}
+
 #[test]
 fn a_room_that_is_used_again_is_a_new_conference() {
     let core = core();
