@@ -12,7 +12,7 @@ BUILT := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(TOOLS)/bin:$(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint fuzz proto-image
+.PHONY: help demo test bench lint fuzz proto-image deb check-deb install
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,7 +45,7 @@ lint: ## formatting, clippy, licences and bans, the API definition, scripts
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	cargo-deny --locked check licenses bans sources
 	proto/check
-	shellcheck packaging/dev-setup proto/check .ci/run
+	shellcheck packaging/dev-setup packaging/reference packaging/build-deb packaging/check-deb packaging/deb/*/* proto/check .ci/run
 
 # New inputs are kept in target/, the committed seeds stay as they are. Every target runs, whatever the others find.
 fuzz: ## run each fuzz target for FUZZ_SECONDS (30)
@@ -61,3 +61,21 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS (30)
 proto-image: ## accept the API definition as it is now: later changes must not break it
 	@packaging/dev-setup buf
 	proto/check accept
+
+deb: ## the Debian package of elph-agent and elphctl, man pages and completions included; prints its path
+	@packaging/dev-setup deb
+	packaging/build-deb
+
+# Not part of `make test`: it needs root and namespaces of its own.
+check-deb: deb ## install that package in a Debian 12 under a systemd of its own: start, reload, upgrade, purge
+	@packaging/dev-setup check-deb
+	$(CARGO) build --locked --release -p ssw-sim
+	packaging/check-deb
+
+# For systems without dpkg. DESTDIR stands before PREFIX, for packagers.
+PREFIX ?= /usr/local
+install: ## programs, man pages and completions from this source into PREFIX (/usr/local)
+	@command -v cc >/dev/null || packaging/dev-setup build
+	$(CARGO) build --locked --release -p elph-agent -p elphctl
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(BUILT)/release/elph-agent $(BUILT)/release/elphctl
+	packaging/reference $(BUILT)/release $(DESTDIR)$(PREFIX)

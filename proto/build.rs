@@ -3,7 +3,7 @@
 use std::{env, error::Error, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["agent", "call", "conference", "directory", "event"].map(|name| format!("elph/agent/v1/{name}.proto"));
+    let files = ["agent", "call", "conference", "directory", "event", "push"].map(|name| format!("elph/agent/v1/{name}.proto"));
     println!("cargo:rerun-if-changed=elph");
     let mut compiler = protox::Compiler::new(["."])?;
     compiler.include_imports(true).include_source_info(true).open_files(&files)?;

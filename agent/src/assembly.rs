@@ -11,11 +11,15 @@ use crate::{
     grpc::{self, Api},
     lifecycle::{Failure, Shared},
     link::{Connectors, StartError, Switch},
+    push::Pusher,
     telemetry::metrics::label,
 };
 
 /// Bytes of events in memory: the agent is a guest.
 const MAX_MEMORY: usize = 16 << 20;
+
+/// How long pushes that are under way are waited for at the end; those not answered by then are sent again after the next start.
+const PUSHES: Duration = Duration::from_secs(5);
 
 /// How often what only the model knows is copied into metrics.
 const SAMPLE: Duration = Duration::from_secs(2);
@@ -29,9 +33,11 @@ pub async fn start(shared: &Arc<Shared>, tap: Option<Arc<dyn Tap>>) -> Result<()
     let path = config.journal.directory.join("requests");
     let commands = Commands::open(&path, shared);
     let commands = Arc::new(commands.map_err(|source| Failure::Unavailable { what: format!("request ids {}", path.display()), source })?);
-    grpc::serve(shared, Api::new(shared.clone(), switch.clone(), commands.clone())).await?;
+    let pusher = Pusher::start(shared, core.clone())?;
+    shared.pusher.store(pusher.clone());
+    grpc::serve(shared, Api::new(shared.clone(), switch.clone(), commands.clone(), pusher.clone())).await?;
     shared.tasks.spawn(sample(shared.clone(), core.clone(), switch.clone()));
-    shared.tasks.spawn(take_apart(shared.clone(), core, switch, commands));
+    shared.tasks.spawn(take_apart(shared.clone(), core, switch, commands, pusher));
     Ok(())
 }
 
@@ -48,9 +54,12 @@ fn open_core(journal: &crate::config::Journal) -> Result<Core, Failure> {
     Core::open(options).map_err(|error| Failure::Unavailable { what: "the journal".to_owned(), source: std::io::Error::other(error) })
 }
 
-async fn take_apart(shared: Arc<Shared>, core: Arc<Core>, switch: Arc<Switch>, commands: Arc<Commands>) {
+async fn take_apart(shared: Arc<Shared>, core: Arc<Core>, switch: Arc<Switch>, commands: Arc<Commands>, pusher: Option<Arc<Pusher>>) {
     shared.shutdown.soft.cancelled().await;
     commands.drained().await;
+    if let Some(pusher) = pusher {
+        pusher.close(PUSHES).await;
+    }
     switch.stop().await;
     core.close().await;
 }

@@ -15,6 +15,7 @@ pub mod link;
 pub mod listen;
 pub mod notify;
 mod own;
+pub mod push;
 pub mod record;
 pub mod replay;
 pub mod telemetry;

@@ -3,7 +3,7 @@
 
 use std::{io, process::ExitCode, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use ecss_switch::link::Tap;
 use sd_notify::NotifyState;
 use tokio::{
@@ -18,6 +18,7 @@ use crate::{
     health::{self, Links},
     listen::Connections,
     notify::{self, Heart},
+    push::Pusher,
     telemetry::{
         logs::{LogError, LogHandle},
         metrics::{Metrics, label},
@@ -98,6 +99,8 @@ pub struct Shared {
     pub shutdown: Shutdown,
     /// Tasks that the drain waits for. They end by themselves after `shutdown.soft`.
     pub tasks: TaskTracker,
+    /// Pushes, once they are started and if there are applications.
+    pub pusher: ArcSwapOption<Pusher>,
     log: LogHandle,
     loaded: ArcSwap<Loaded>,
 }
@@ -200,6 +203,7 @@ impl Shared {
             heart: Heart::default(),
             shutdown,
             tasks: TaskTracker::new(),
+            pusher: ArcSwapOption::empty(),
             log,
             loaded: ArcSwap::from_pointee(loaded),
         })
@@ -221,6 +225,11 @@ impl Shared {
         config.grpc.key_file.clone_from(&fresh.config.grpc.key_file);
         config.grpc.client_ca_file.clone_from(&fresh.config.grpc.client_ca_file);
 
+        config.push.apps.clone_from(&fresh.config.push.apps);
+        config.push.events.clone_from(&fresh.config.push.events);
+        if let Some(pusher) = self.pusher.load_full() {
+            pusher.reload(&config.push)?;
+        }
         self.access.reload(&config).map_err(|(key, what)| Failure::Unusable { key, what })?;
         self.log.set_filter(&config.log.filter)?;
         if let (Some(tls), Some(material)) = (&self.tls, material) {

@@ -93,6 +93,8 @@ reasons! {
     OutcomeUnknown = "OUTCOME_UNKNOWN", Unknown;
     /// The switch answered something that cannot be understood.
     SwitchAnswerBad = "SWITCH_ANSWER_BAD", Internal;
+    /// The command's time was over before it came to this part of it: for it, nothing was sent to the switch.
+    NotAttempted = "NOT_ATTEMPTED", DeadlineExceeded;
     /// The request id was used for another command.
     RequestIdReused = "REQUEST_ID_REUSED", AlreadyExists;
     /// Too many commands are under way.
@@ -119,8 +121,24 @@ reasons! {
     IssuerUnavailable = "ISSUER_UNAVAILABLE", Unavailable;
     /// A moderator's command must name its domain.
     DomainNeeded = "DOMAIN_NEEDED", InvalidArgument;
+    /// No application for pushes is configured.
+    PushNotConfigured = "PUSH_NOT_CONFIGURED", FailedPrecondition;
+    /// There is no such application, or not for this domain.
+    UnknownApp = "UNKNOWN_APP", NotFound;
+    /// There is no such device, or the caller may not see it.
+    UnknownDevice = "UNKNOWN_DEVICE", NotFound;
+    /// There is no such push, the log no longer reaches back to it, or the caller may not see it.
+    UnknownPush = "UNKNOWN_PUSH", NotFound;
+    /// As many pushes wait, or as many devices are registered, as may be.
+    PushLimitReached = "PUSH_LIMIT_REACHED", ResourceExhausted;
+    /// The push's time is over.
+    PushTooLate = "PUSH_TOO_LATE", FailedPrecondition;
+    /// The disk does not take it: see the agent's log.
+    PushStoreFailed = "PUSH_STORE_FAILED", Unavailable;
     /// A message is larger than the agent takes (`grpc.max_message_bytes`).
     MessageTooLarge = "MESSAGE_TOO_LARGE", ResourceExhausted;
+    /// A request has more metadata than the agent takes (16 KiB).
+    MetadataTooLarge = "METADATA_TOO_LARGE", ResourceExhausted;
     /// A defect of the agent: please report it.
     Internal = "INTERNAL", Internal;
     /// The agent is shutting down.

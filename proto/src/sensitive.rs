@@ -67,9 +67,29 @@ mod tests {
     #[test]
     fn every_field_that_holds_a_number_a_name_or_a_secret_is_marked() {
         let pool = POOL.as_ref().unwrap();
-        let personal = ["number", "numbers", "alias", "from_alias", "login", "password", "device", "display_name", "digits", "aliases"];
+        let personal = [
+            "number",
+            "numbers",
+            "alias",
+            "from_alias",
+            "login",
+            "password",
+            "device",
+            "display_name",
+            "digits",
+            "aliases",
+            "pn_prid",
+            "auth",
+            "title",
+            "body",
+            "label",
+        ];
         for message in pool.all_messages().filter(|message| message.full_name().starts_with("elph.")) {
             for field in message.fields().filter(|field| personal.contains(&field.name()) || field.name().ends_with("_number")) {
+                // A message that is named after what it is about has marks of its own.
+                if matches!(field.kind(), prost_reflect::Kind::Message(_)) {
+                    continue;
+                }
                 assert!(is_sensitive(&field), "{} is not marked sensitive", field.full_name());
             }
         }

@@ -1,6 +1,12 @@
 //! The connection to the agent: a Unix socket or mutual TLS, with the caller's token and acting person on every request.
 
-use std::{error::Error, future::Future, io, path::PathBuf, time::Duration};
+use std::{
+    error::Error,
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use elph_proto::v1::{
     agent_service_client::AgentServiceClient, call_service_client::CallServiceClient, conference_service_client::ConferenceServiceClient,
@@ -106,10 +112,10 @@ impl Agent {
         let (target, connecting) = match &settings.endpoint {
             Endpoint::Socket(path) => (path.display().to_string(), socket(path.clone(), settings.timeout)?),
             Endpoint::Server { url, name, ca, identity } => {
-                let read = |path: &PathBuf| read_small(path).map_err(Failure::Usage);
+                let (cert, key) = identity;
                 let mut tls = ClientTlsConfig::new()
-                    .ca_certificate(Certificate::from_pem(read(ca)?))
-                    .identity(Identity::from_pem(read(&identity.0)?, read(&identity.1)?));
+                    .ca_certificate(Certificate::from_pem(pem("--ca", ca, "CERTIFICATE")?))
+                    .identity(Identity::from_pem(pem("--cert", cert, "CERTIFICATE")?, pem("--key", key, "PRIVATE KEY")?));
                 if let Some(name) = name {
                     tls = tls.domain_name(name);
                 }
@@ -159,6 +165,18 @@ impl Agent {
 pub(crate) fn lost(status: &Status) -> bool {
     let transport = matches!(status.code(), Code::Unknown | Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Internal);
     transport && elph_proto::reason::Reason::of(status).is_none() && status.details().is_empty()
+}
+
+/// A PEM file. What TLS says of a wrong one does not name it.
+fn pem(option: &str, path: &Path, label: &str) -> Result<Vec<u8>, Failure> {
+    let content = read_small(path).map_err(|error| Failure::Usage(format!("{option}: {error}")))?;
+    // A key's label may begin with its kind.
+    let end = format!("{label}-----");
+    let begins = |line: &str| line.trim_end().strip_prefix("-----BEGIN ").is_some_and(|rest| rest.ends_with(&end));
+    if !String::from_utf8_lossy(&content).lines().any(begins) {
+        return Err(Failure::Usage(format!("{option}: {} holds no {} in PEM", path.display(), label.to_lowercase())));
+    }
+    Ok(content)
 }
 
 type Connecting = std::pin::Pin<Box<dyn Future<Output = Result<Channel, tonic::transport::Error>> + Send>>;

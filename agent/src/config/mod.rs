@@ -7,6 +7,7 @@ mod grpc;
 mod log;
 mod oidc;
 mod problem;
+mod push;
 mod secret;
 mod service;
 mod switch;
@@ -27,6 +28,7 @@ pub use self::{
     log::{Audit, AuditTarget, Log, LogFormat},
     oidc::{Issuer, Oidc, SignatureAlgorithm},
     problem::{Problem, Refused},
+    push::{Push, PushApp, PushEnvironment, PushEvents, PushKind, PushProvider},
     secret::{PasswordSource, Secret},
     service::{Http, Journal, Limits, Requests, Shutdown},
     switch::{CallApi, Csta, DialectName, DomainCallApi, DomainCsta, Switch, SwitchDomain, Terminal},
@@ -58,6 +60,8 @@ pub struct Config {
     pub grants: Vec<GrantEntry>,
     /// Moderators' tokens.
     pub oidc: Oidc,
+    /// Pushes to mobile devices and browsers.
+    pub push: Push,
     /// The event journal.
     pub journal: Journal,
     /// Memory of request ids.
@@ -133,6 +137,7 @@ impl Config {
         self.grpc.check(&mut problems);
         grants::check(&self.grants, &self.switch.domains, self.oidc.issuers.len(), &mut problems);
         self.oidc.check(&mut problems);
+        self.push.check(&mut problems);
         service::check(&self.journal, &self.requests, &self.limits, &self.shutdown, &mut problems);
         log::check(&self.log, &self.audit, &mut problems);
         problems
@@ -182,6 +187,7 @@ impl Config {
                 problems.push(Problem::new(format!("oidc.issuers[{index}].jwks_file"), what));
             }
         }
+        problems.extend(crate::push::unusable(&self.push));
         if let Err(problem) = self.switch.dialect() {
             problems.push(problem);
         }
@@ -267,6 +273,16 @@ fn locate(problems: &mut [Problem], tree: &Node) {
 
 /// Whether a changed key takes effect without a restart.
 pub fn applies_live(key: &str) -> bool {
-    const LIVE: [&str; 7] = ["grants", "oidc", "limits", "log.filter", "grpc.certificate_file", "grpc.key_file", "grpc.client_ca_file"];
+    const LIVE: [&str; 9] = [
+        "grants",
+        "oidc",
+        "limits",
+        "log.filter",
+        "grpc.certificate_file",
+        "grpc.key_file",
+        "grpc.client_ca_file",
+        "push.apps",
+        "push.events",
+    ];
     LIVE.iter().any(|live| key == *live || key.strip_prefix(live).is_some_and(|rest| rest.starts_with('.')))
 }

@@ -45,17 +45,21 @@ impl PasswordSource {
         }
     }
 
+    /// The file it is in, and the configuration's key that says so: `key_file` or `key_credential` for a `kind` of `key`.
+    pub fn place(&self, kind: &str) -> Result<(String, PathBuf), String> {
+        match self {
+            Self::Inline(_) => Err("stands in the configuration itself".to_owned()),
+            Self::File(path) => Ok((format!("{kind}_file"), path.clone())),
+            Self::Credential(name) => Ok((format!("{kind}_credential"), credential(name)?)),
+        }
+    }
+
     /// Reads it. The message names the file, never what is in it.
     pub fn read(&self) -> Result<SecretString, String> {
         let path = match self {
             Self::Inline(secret) => return Ok(secret.0.clone()),
             Self::File(path) => path.clone(),
-            Self::Credential(name) => {
-                let directory = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
-                    format!("credential {name} cannot be read: $CREDENTIALS_DIRECTORY is not set; add LoadCredential={name}:… to the unit")
-                })?;
-                PathBuf::from(directory).join(name)
-            }
+            Self::Credential(name) => credential(name)?,
         };
         let bytes = read_bounded(&path, LONGEST)?;
         let text = String::from_utf8(bytes).map_err(|_| format!("{} is no UTF-8 text", path.display()))?;
@@ -66,6 +70,14 @@ impl PasswordSource {
         }
         Ok(SecretString::from(text.to_owned()))
     }
+}
+
+/// Where systemd puts a credential.
+fn credential(name: &str) -> Result<PathBuf, String> {
+    let directory = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+        format!("credential {name} cannot be read: $CREDENTIALS_DIRECTORY is not set; add LoadCredential={name}:… to the unit")
+    })?;
+    Ok(PathBuf::from(directory).join(name))
 }
 
 impl PartialEq for Secret {

@@ -87,5 +87,20 @@ asked! {
         changes:
     }
     "EventService" { reads: Subscribe = SubscribeRequest; changes: }
+    "PushService" {
+        reads:
+            ListApps = ListAppsRequest,
+            ListDevices = ListDevicesRequest,
+            GetPush = GetPushRequest,
+            ListDeviceDeliveries = ListDeviceDeliveriesRequest,
+            WatchPushes = WatchPushesRequest;
+        changes:
+            RegisterDevice = RegisterDeviceRequest,
+            UnregisterDevice = UnregisterDeviceRequest,
+            SendPush = SendPushRequest,
+            SendPushes = SendPushesRequest,
+            CancelPush = CancelPushRequest,
+            TestDevice = TestDeviceRequest,
+    }
     "AgentService" { reads: GetAgent = GetAgentRequest, ListLinks = ListLinksRequest; changes: }
 }

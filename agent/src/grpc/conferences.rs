@@ -20,7 +20,13 @@ use prost::Message;
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 
-use super::{Api, asked::Asked, calls::SETTLE, check::Check, nothing, page_token, refill, slim};
+use super::{
+    Api,
+    asked::Asked,
+    calls::{MARGIN, SETTLE},
+    check::Check,
+    nothing, page_token, refill, slim,
+};
 use crate::{
     command::{Remembered, refused, unknown_outcome},
     config::Scope,
@@ -392,7 +398,16 @@ impl ConferenceService for Api {
             let _one_at_a_time = lock.lock().await;
             let subject = Subject::of(switch.core(), &asked.conference_id, asked.expected_version)?;
             let role = if asked.role() == v1::ParticipantRole::Presenter { Role::Presenter } else { Role::Participant };
-            let invitations = numbers.into_iter().map(|number| invite(&switch, &domain, &subject, number, role));
+            // Whoever is not asked by then would not have an answer within the command's time.
+            let last = tokio::time::Instant::now() + MARGIN - SETTLE;
+            let (switch, domain, subject) = (&switch, &domain, &subject);
+            let invitations = numbers.into_iter().map(|number| async move {
+                if tokio::time::Instant::now() < last {
+                    invite(switch, domain, subject, number, role).await
+                } else {
+                    not_attempted(&number)
+                }
+            });
             let results: Vec<v1::InvitationResult> = stream::iter(invitations).buffered(PARALLEL).collect().await;
             // Who was asked alone and refused gets the refusal itself.
             if let [only] = results.as_slice()
@@ -637,6 +652,15 @@ impl ConferenceService for Api {
 }
 
 /// Invites one number; what the switch says of it is a result, not a failure of the others.
+fn not_attempted(number: &Alias) -> v1::InvitationResult {
+    v1::InvitationResult {
+        number: number.to_string(),
+        reason: Reason::NotAttempted.as_str().to_owned(),
+        message: "the switch was too slow with those before: ask again for this number".to_owned(),
+        ..Default::default()
+    }
+}
+
 async fn invite(switch: &Switch, domain: &Domain, subject: &Subject, number: Alias, role: Role) -> v1::InvitationResult {
     let text = number.as_str().to_owned();
     let before: Vec<String> = subject.conference.participants.iter().map(|it| it.id.clone()).collect();

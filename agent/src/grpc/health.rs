@@ -4,8 +4,8 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
-use tokio::sync::watch;
-use tokio_stream::wrappers::WatchStream;
+use tokio::time::{Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse,
@@ -13,51 +13,51 @@ use tonic_health::pb::{
     health_server::{self, HealthServer},
 };
 
-use crate::lifecycle::Shared;
+use crate::{health::Links, lifecycle::Shared};
 
-/// How often readiness is looked at.
+/// How often readiness is looked at for one who watches.
 const PERIOD: Duration = Duration::from_millis(250);
 
 /// The service.
 #[derive(Debug)]
 pub(super) struct Health {
     services: &'static [&'static str],
-    status: watch::Receiver<ServingStatus>,
+    readiness: Readiness,
 }
 
-type Answers = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+#[derive(Debug, Clone)]
+struct Readiness {
+    links: Arc<Links>,
+    draining: CancellationToken,
+}
+
+/// One who watches.
+struct Watcher {
+    readiness: Readiness,
+    ticks: Interval,
+    told: Option<ServingStatus>,
+    ended: bool,
+}
+
+type Answer = Result<HealthCheckResponse, Status>;
+type Answers = Pin<Box<dyn Stream<Item = Answer> + Send>>;
+
+fn answer(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into() }
+}
 
 // === impl Health ===
 
 impl Health {
-    /// Answers for the whole agent and for these services, until the drain.
-    pub(super) fn serve(shared: &Arc<Shared>, services: &'static [&'static str]) -> HealthServer<Self> {
-        let (teller, status) = watch::channel(ServingStatus::NotServing);
-        let (links, stop) = (shared.links.clone(), shared.shutdown.soft.clone());
-        shared.tasks.spawn(async move {
-            let mut ticks = tokio::time::interval(PERIOD);
-            while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-                let now = if links.reasons().is_empty() { ServingStatus::Serving } else { ServingStatus::NotServing };
-                tell(&teller, now);
-            }
-            // Whoever watches is told of the end; then the teller goes, and the streams with it: they hold up no drain.
-            tell(&teller, ServingStatus::NotServing);
-        });
-        HealthServer::new(Self { services, status })
+    /// Answers for the whole agent and for these services.
+    pub(super) fn server(shared: &Shared, services: &'static [&'static str]) -> HealthServer<Self> {
+        let readiness = Readiness { links: shared.links.clone(), draining: shared.shutdown.soft.clone() };
+        HealthServer::new(Self { services, readiness })
     }
 
     fn knows(&self, service: &str) -> bool {
         service.is_empty() || self.services.contains(&service)
     }
-}
-
-/// Tells of changes only.
-fn tell(teller: &watch::Sender<ServingStatus>, now: ServingStatus) {
-    teller.send_if_modified(|told| std::mem::replace(told, now) != now);
-}
-
-fn answer(status: ServingStatus) -> HealthCheckResponse {
-    HealthCheckResponse { status: status.into() }
 }
 
 #[tonic::async_trait]
@@ -66,18 +66,50 @@ impl health_server::Health for Health {
         if !self.knows(&request.get_ref().service) {
             return Err(Status::not_found("there is no such service"));
         }
-        Ok(Response::new(answer(*self.status.borrow())))
+        Ok(Response::new(answer(self.readiness.now())))
     }
 
     type WatchStream = Answers;
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Answers>, Status> {
-        let states = WatchStream::new(self.status.clone());
         if self.knows(&request.get_ref().service) {
-            return Ok(Response::new(Box::pin(states.map(|status| Ok(answer(status))))));
+            let watcher = Watcher::new(self.readiness.clone());
+            return Ok(Response::new(Box::pin(stream::unfold(watcher, Watcher::next))));
         }
         // It will not come; the stream stays open for as long as the agent serves.
         let unknown = stream::once(async { Ok(answer(ServingStatus::ServiceUnknown)) });
-        Ok(Response::new(Box::pin(unknown.chain(states.filter_map(async |_| None)))))
+        let end = stream::once(self.readiness.draining.clone().cancelled_owned()).filter_map(async |()| None);
+        Ok(Response::new(Box::pin(unknown.chain(end))))
+    }
+}
+
+// === impl Readiness ===
+
+impl Readiness {
+    fn now(&self) -> ServingStatus {
+        let ready = !self.draining.is_cancelled() && self.links.reasons().is_empty();
+        if ready { ServingStatus::Serving } else { ServingStatus::NotServing }
+    }
+}
+
+// === impl Watcher ===
+
+impl Watcher {
+    fn new(readiness: Readiness) -> Self {
+        let mut ticks = tokio::time::interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { readiness, ticks, told: None, ended: false }
+    }
+
+    /// The state at first, then each change; with the drain, which is told as well, the stream ends and holds nobody up.
+    async fn next(mut self) -> Option<(Answer, Self)> {
+        while !self.ended {
+            self.ended = self.readiness.draining.run_until_cancelled(self.ticks.tick()).await.is_none();
+            let now = self.readiness.now();
+            if self.told.replace(now) != Some(now) {
+                return Some((Ok(answer(now)), self));
+            }
+        }
+        None
     }
 }

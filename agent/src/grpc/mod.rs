@@ -9,7 +9,9 @@ mod conferences;
 mod directory;
 mod events;
 mod health;
+mod metadata;
 mod observe;
+mod push;
 mod server;
 
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use crate::{
     config::Scope,
     lifecycle::Shared,
     link::Switch,
+    push::Pusher,
     telemetry::metrics::label,
 };
 
@@ -43,14 +46,15 @@ pub struct Api {
     commands: Arc<Commands>,
     conference_locks: Arc<conferences::Locks>,
     subscribers: Arc<Semaphore>,
+    pusher: Option<Arc<Pusher>>,
 }
 
 impl Api {
     /// The services over one switch.
-    pub fn new(shared: Arc<Shared>, switch: Arc<Switch>, commands: Arc<Commands>) -> Self {
+    pub fn new(shared: Arc<Shared>, switch: Arc<Switch>, commands: Arc<Commands>, pusher: Option<Arc<Pusher>>) -> Self {
         let most = usize::try_from(shared.config.load().grpc.max_subscribers).unwrap_or(Semaphore::MAX_PERMITS);
         let subscribers = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
-        Self { shared, switch, commands, conference_locks: Arc::default(), subscribers }
+        Self { shared, switch, commands, conference_locks: Arc::default(), subscribers, pusher }
     }
 
     fn core(&self) -> &Arc<Core> {
@@ -68,6 +72,17 @@ impl Api {
         let need = Need { scope, mutating, domain };
         let allowed = self.shared.access.authorize_request(request, need).await;
         allowed.map_err(|denied| self.denied(request, denied, domain, None))
+    }
+
+    /// As [`Api::authorize`] for a stream of requests: what each is about comes later.
+    async fn authorize_parts<T: Asked + Default>(
+        &self,
+        metadata: tonic::metadata::MetadataMap,
+        extensions: tonic::Extensions,
+        scope: Scope,
+        mutating: bool,
+    ) -> Result<Principal, Status> {
+        self.authorize(&Request::from_parts(metadata, extensions, T::default()), scope, mutating, None).await
     }
 
     /// Counts a refusal, writes it into the audit log, and gives the answer.

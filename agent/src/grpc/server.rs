@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use elph_proto::v1::{
     agent_service_server::AgentServiceServer, call_service_server::CallServiceServer, conference_service_server::ConferenceServiceServer,
-    directory_service_server::DirectoryServiceServer,
+    directory_service_server::DirectoryServiceServer, push_service_server::PushServiceServer,
 };
 use tokio::net::TcpListener;
 use tonic::{
@@ -14,7 +14,7 @@ use tonic::{
 };
 use tower::layer::util::{Identity, Stack};
 
-use super::{Api, agent::note_start, events::EventServer, health::Health, observe::Observe};
+use super::{Api, agent::note_start, events::EventServer, health::Health, metadata, observe::Observe};
 use crate::{
     lifecycle::{Failure, Shared},
     listen,
@@ -59,7 +59,7 @@ pub async fn serve(shared: &Arc<Shared>, api: Api) -> Result<(), Failure> {
 }
 
 /// What health can be asked about.
-const NAMES: [&str; 5] = [names::CALLS, names::CONFERENCES, names::EVENTS, names::DIRECTORY, names::AGENT];
+const NAMES: [&str; 6] = [names::CALLS, names::CONFERENCES, names::EVENTS, names::DIRECTORY, names::PUSH, names::AGENT];
 
 async fn ended(listener: &'static str, serving: impl Future<Output = Result<(), tonic::transport::Error>>) {
     if let Err(error) = serving.await {
@@ -67,9 +67,11 @@ async fn ended(listener: &'static str, serving: impl Future<Output = Result<(), 
     }
 }
 
-fn server(config: &crate::config::Grpc, observe: &Observe) -> Server<Stack<Observe, Identity>> {
+fn server(config: &crate::config::Grpc, observe: &Observe) -> Server<Stack<metadata::Bounded, Stack<Observe, Identity>>> {
     Server::builder()
         .layer(observe.clone())
+        .layer(metadata::Bounded)
+        .http2_max_header_list_size(metadata::BEFORE_IT_IS_READ)
         .max_concurrent_streams(config.max_concurrent_streams)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
@@ -84,6 +86,7 @@ async fn routes(shared: &Arc<Shared>, api: Api) -> Result<Routes, Failure> {
         .add_service(CallServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(ConferenceServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(DirectoryServiceServer::new(api.clone()).max_decoding_message_size(most))
+        .add_service(PushServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(AgentServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(EventServer(api));
     let described = || {
@@ -96,16 +99,20 @@ async fn routes(shared: &Arc<Shared>, api: Api) -> Result<Routes, Failure> {
         source: std::io::Error::other(error.to_string()),
     };
     builder.add_service(described().build_v1().map_err(unusable)?).add_service(described().build_v1alpha().map_err(unusable)?);
-    builder.add_service(Health::serve(shared, &NAMES).max_decoding_message_size(most));
+    builder.add_service(Health::server(shared, &NAMES).max_decoding_message_size(most));
     Ok(builder.routes())
 }
 
 mod names {
-    use super::{AgentServiceServer, Api, CallServiceServer, ConferenceServiceServer, DirectoryServiceServer, EventServer, NamedService};
+    use super::{
+        AgentServiceServer, Api, CallServiceServer, ConferenceServiceServer, DirectoryServiceServer, EventServer, NamedService,
+        PushServiceServer,
+    };
 
     pub(super) const CALLS: &str = <CallServiceServer<Api> as NamedService>::NAME;
     pub(super) const CONFERENCES: &str = <ConferenceServiceServer<Api> as NamedService>::NAME;
     pub(super) const EVENTS: &str = <EventServer as NamedService>::NAME;
     pub(super) const DIRECTORY: &str = <DirectoryServiceServer<Api> as NamedService>::NAME;
+    pub(super) const PUSH: &str = <PushServiceServer<Api> as NamedService>::NAME;
     pub(super) const AGENT: &str = <AgentServiceServer<Api> as NamedService>::NAME;
 }

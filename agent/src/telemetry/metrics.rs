@@ -23,6 +23,8 @@ use ecss_switch::link::{LinkCounters, LinkState};
 pub type Label = [(&'static str, String); 1];
 /// Two labels.
 pub type Labels = [(&'static str, String); 2];
+/// Three labels.
+pub type Labels3 = [(&'static str, String); 3];
 
 macro_rules! metrics {
     ($($(#[doc = $help:literal])+ $variant:ident = $name:literal, $kind:ident $(, $unit:ident)?;)*) => {
@@ -122,6 +124,28 @@ metrics! {
     ModelResyncDuration = "elph_agent_model_resync_duration", Histogram, Seconds;
     /// Commands sent to the switch, by operation and outcome.
     Commands = "elph_agent_commands", Counter;
+    /// Steps in the lives of pushes, by application, class and state.
+    Pushes = "elph_agent_pushes", Counter;
+    /// Pushes that wait or are under way, by application and class.
+    PushesWaiting = "elph_agent_pushes_waiting", Gauge;
+    /// Age of the oldest push that waits, by class.
+    PushesOldest = "elph_agent_pushes_oldest", Gauge, Seconds;
+    /// Pushes at the provider without an answer yet, by application.
+    PushesUnderWay = "elph_agent_pushes_under_way", Gauge;
+    /// Pushes that may have reached the provider twice: the answer to the first attempt was lost.
+    PushDuplicates = "elph_agent_push_possible_duplicates", Counter;
+    /// Whether there is a connection to the provider, by application.
+    PushConnected = "elph_agent_push_connected", Gauge;
+    /// Whether an application waits because its provider is in trouble, by application.
+    PushPaused = "elph_agent_push_paused", Gauge;
+    /// When key, certificate or account of an application stops being valid, since 1970, by application.
+    PushCredentialsExpiry = "elph_agent_push_credentials_expiry", Gauge, Seconds;
+    /// Registered devices, by application.
+    PushDevices = "elph_agent_push_devices", Gauge;
+    /// Size of the queue's files.
+    PushDisk = "elph_agent_push_disk", Gauge, Bytes;
+    /// Whether the queue's disk is in trouble and nothing is taken on.
+    PushDiskTrouble = "elph_agent_push_disk_trouble", Gauge;
     /// Attempts to read the configuration anew, by outcome.
     ConfigReloads = "elph_agent_config_reloads", Counter;
     /// When a certificate of ours expires, since 1970, by use.
@@ -155,6 +179,17 @@ pub struct Metrics {
     pub model_resyncs: Family<Label, Counter>,
     pub model_resync_duration: Histogram,
     pub commands: Family<Labels, Counter>,
+    pub pushes: Family<Labels3, Counter>,
+    pub pushes_waiting: Family<Labels, Gauge>,
+    pub pushes_oldest: Family<Label, Gauge>,
+    pub pushes_under_way: Family<Label, Gauge>,
+    pub push_duplicates: Counter,
+    pub push_connected: Family<Label, Gauge>,
+    pub push_paused: Family<Label, Gauge>,
+    pub push_credentials_expiry: Family<Label, Gauge>,
+    pub push_devices: Family<Label, Gauge>,
+    pub push_disk: Gauge,
+    pub push_disk_trouble: Gauge,
     pub config_reloads: Family<Label, Counter>,
     pub certificate_expiry: Family<Label, Gauge>,
 }
@@ -196,6 +231,17 @@ impl Metrics {
             model_resyncs: add(&mut registry, Metric::ModelResyncs),
             model_resync_duration: put(&mut registry, Metric::ModelResyncDuration, Histogram::new(BUCKETS)),
             commands: add(&mut registry, Metric::Commands),
+            pushes: add(&mut registry, Metric::Pushes),
+            pushes_waiting: add(&mut registry, Metric::PushesWaiting),
+            pushes_oldest: add(&mut registry, Metric::PushesOldest),
+            pushes_under_way: add(&mut registry, Metric::PushesUnderWay),
+            push_duplicates: add(&mut registry, Metric::PushDuplicates),
+            push_connected: add(&mut registry, Metric::PushConnected),
+            push_paused: add(&mut registry, Metric::PushPaused),
+            push_credentials_expiry: add(&mut registry, Metric::PushCredentialsExpiry),
+            push_devices: add(&mut registry, Metric::PushDevices),
+            push_disk: add(&mut registry, Metric::PushDisk),
+            push_disk_trouble: add(&mut registry, Metric::PushDiskTrouble),
             config_reloads: add(&mut registry, Metric::ConfigReloads),
             certificate_expiry: add(&mut registry, Metric::CertificateExpiry),
             registry: Registry::default(),

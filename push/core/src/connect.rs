@@ -170,6 +170,30 @@ impl fmt::Debug for TcpTls {
     }
 }
 
+/// Real sockets without TLS, for simulators on the loopback interface.
+#[derive(Debug)]
+pub struct Tcp {
+    unacknowledged: Duration,
+}
+
+impl Tcp {
+    /// Connects without TLS; `unacknowledged` as for [`TcpTls::new`].
+    pub fn new(unacknowledged: Duration) -> Self {
+        Self { unacknowledged }
+    }
+}
+
+impl Connect for Tcp {
+    fn connect<'a>(&'a self, to: &'a HostPort) -> Connecting<'a> {
+        Box::pin(async move {
+            let tcp = TcpStream::connect((to.host.as_str(), to.port)).await?;
+            tcp.set_nodelay(true)?;
+            socket2::SockRef::from(&tcp).set_tcp_user_timeout(Some(self.unacknowledged))?;
+            Ok(Connected { io: Box::new(tcp), alpn: Vec::new() })
+        })
+    }
+}
+
 /// Most octets of a proxy's answer.
 const PROXY_ANSWER: usize = 8192;
 

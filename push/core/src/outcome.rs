@@ -140,6 +140,27 @@ impl Outcome {
             | Self::Unknown { reason } => Some(reason),
         }
     }
+
+    /// The same with `shown` wherever the reason quotes `secret`: providers repeat tokens in their texts.
+    #[must_use]
+    pub fn hiding(mut self, secret: &str, shown: &str) -> Self {
+        match &mut self {
+            Self::Accepted { .. } => {}
+            Self::TokenGone { reason, .. }
+            | Self::RetryAfter { reason, .. }
+            | Self::Throttled { reason, .. }
+            | Self::CredentialsExpired { reason }
+            | Self::BadPayload { reason }
+            | Self::Fatal { reason }
+            | Self::NotSent { reason }
+            | Self::Unknown { reason } => {
+                if !secret.is_empty() && reason.as_str().contains(secret) {
+                    *reason = Reason::told(&reason.as_str().replace(secret, shown));
+                }
+            }
+        }
+        self
+    }
 }
 
 #[cfg(test)]
@@ -150,5 +171,11 @@ mod tests {
     fn a_providers_text_is_kept_but_bounded_and_without_control_characters() {
         assert_eq!(Reason::told("Some\nNew\u{7}Reason").as_str(), "SomeNewReason");
         assert_eq!(Reason::told(&"x".repeat(1000)).as_str().len(), Reason::LONGEST);
+    }
+
+    #[test]
+    fn a_token_that_a_provider_repeats_is_hidden() {
+        let told = Outcome::Fatal { reason: Reason::told("no device secret-token here") };
+        assert_eq!(told.hiding("secret-token", "…").reason().map(Reason::as_str), Some("no device … here"));
     }
 }

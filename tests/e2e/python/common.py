@@ -3,6 +3,7 @@
 import atexit
 import importlib
 import importlib.resources
+import pathlib
 import shutil
 import sys
 import tempfile
@@ -12,8 +13,6 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from grpc_tools import protoc
-
-FILES = ["options/v1/options", "agent/v1/agent", "agent/v1/call", "agent/v1/conference", "agent/v1/directory", "agent/v1/event"]
 
 # For calls that must be answered: the deadline in seconds, and the channel may first have to connect.
 WAIT = {"timeout": 10, "wait_for_ready": True}
@@ -25,7 +24,8 @@ def generate(proto_dir):
     atexit.register(shutil.rmtree, out, ignore_errors=True)
     well_known = importlib.resources.files("grpc_tools") / "_proto"
     command = ["protoc", f"-I{proto_dir}", f"-I{well_known}", f"--python_out={out}", f"--grpc_python_out={out}"]
-    if protoc.main(command + [f"elph/{name}.proto" for name in FILES]) != 0:
+    files = sorted(str(path.relative_to(proto_dir)) for path in pathlib.Path(proto_dir).glob("elph/**/*.proto"))
+    if protoc.main(command + files) != 0:
         sys.exit("the stubs could not be made")
     sys.path.insert(0, out)
 
@@ -35,7 +35,7 @@ def stubs(name):
 
 
 def local(socket, **options):
-    """A channel over the Unix socket; options as grpc names them, with underscores after the first word."""
+    """A channel over the Unix socket; grpc's options with two underscores for each dot."""
     given = [("grpc.default_authority", "localhost")] + [(name.replace("__", "."), value) for name, value in options.items()]
     return grpc.insecure_channel(f"unix:{socket}", options=given)
 

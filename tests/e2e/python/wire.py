@@ -1,8 +1,9 @@
-"""What really goes over the wire between grpcio and the agent: a relay that reads the HTTP/2 frames of both directions (RFC 9113 section 4).
+"""What really goes over the wire between grpcio and the agent: a relay that reads the HTTP/2 frames of both directions (RFC 9113).
 
 grpcio keeps some of it to itself: pings, GOAWAY, and the header that says which compression is accepted.
 """
 
+import contextlib
 import socket
 import tempfile
 import threading
@@ -25,6 +26,7 @@ class Relay:
         self._lock = threading.Lock()
         self._frames = []
         self._open = []
+        self._deaf = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.path)
         self._listener.listen(8)
@@ -45,16 +47,18 @@ class Relay:
         with self._lock:
             return len(self._open) // 2
 
+    def silence(self):
+        """From now on nothing that the client sends reaches the agent, as with a client that has lost its network."""
+        self._deaf.set()
+
     def close(self):
         """Ends all connections."""
         self._listener.close()
         with self._lock:
             ends = list(self._open)
         for end in ends:
-            try:
+            with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
         self._directory.cleanup()
 
     def _accept(self):
@@ -77,10 +81,14 @@ class Relay:
                 frames = reader.read(chunk)
                 with self._lock:
                     self._frames += [(sender, *frame) for frame in frames]
-                target.sendall(chunk)
+                if sender == "agent" or not self._deaf.is_set():
+                    target.sendall(chunk)
             target.shutdown(socket.SHUT_WR)
         except OSError:
-            pass
+            # One end is gone; the other must hear of it.
+            for end in (source, target):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
 
 
 class _Reader:

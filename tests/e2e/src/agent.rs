@@ -59,6 +59,7 @@ impl Agent {
             .arg("--config")
             .arg(directory.join("agent.toml"))
             .env_remove("NOTIFY_SOCKET")
+            .env("MALLOC_ARENA_MAX", "2")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -90,7 +90,7 @@ impl Foreign {
                     return Ok(());
                 }
             }
-            anyhow::Ok(bail!("it ended"))
+            bail!("it ended")
         };
         let Err(error) = tokio::time::timeout(PATIENCE, read).await.context("not in time").and_then(|read| read) else { return Ok(()) };
         self.child.kill().await?;

@@ -6,6 +6,7 @@ pub mod foreign;
 pub mod guard;
 pub mod meetings;
 pub mod phones;
+pub mod pushes;
 mod watch;
 
 use std::{path::PathBuf, time::Duration};
@@ -14,7 +15,7 @@ use anyhow::Context;
 use elph_proto::v1::{
     self, agent_service_client::AgentServiceClient, call_service_client::CallServiceClient,
     conference_service_client::ConferenceServiceClient, directory_service_client::DirectoryServiceClient,
-    event_service_client::EventServiceClient,
+    event_service_client::EventServiceClient, push_service_client::PushServiceClient,
 };
 use ssw_sim::{Sim, SimOptions};
 use tonic::transport::Channel;
@@ -140,6 +141,11 @@ impl Stack {
         DirectoryServiceClient::new(self.channel())
     }
 
+    /// A client of `PushService`.
+    pub fn push(&self) -> PushServiceClient<Channel> {
+        PushServiceClient::new(self.channel())
+    }
+
     /// A client of `AgentService`.
     pub fn about(&self) -> AgentServiceClient<Channel> {
         AgentServiceClient::new(self.channel())
@@ -224,9 +230,11 @@ socket = "{dir}/grpc.sock"
 name = "tests"
 who = [{{ uid = {uid} }}]
 domains = ["*"]
-scopes = ["calls", "conferences", "directory", "events", "admin"]
+scopes = ["calls", "conferences", "push", "directory", "events", "admin"]
 [journal]
 directory = "{dir}/journal"
+[push]
+directory = "{dir}/push"
 [http]
 listen = "127.0.0.1:0"
 [log]

@@ -127,7 +127,7 @@ pub(crate) struct Choice {
     /// The leg's id [default: the only leg in a fitting state]
     #[arg(long, value_name = "ID", conflicts_with = "device")]
     pub(crate) leg: Option<String>,
-    /// The device whose leg is meant
+    /// The device (alias) whose leg is meant
     #[arg(long)]
     pub(crate) device: Option<String>,
 }
@@ -176,7 +176,7 @@ pub(crate) struct TwoLegs {
     pub(crate) held_call: String,
     /// The device's other call: the consultation, or the call to join
     pub(crate) other_call: String,
-    /// The device [default: that of the only held leg]
+    /// The device (alias) [default: that of the only held leg]
     #[arg(long, conflicts_with_all = ["held_leg", "other_leg"])]
     pub(crate) device: Option<String>,
     /// The held leg's id

@@ -154,9 +154,16 @@ pub(crate) enum Colour {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Lists, watches and controls calls
+    ///
+    /// A call has a leg for every device that takes part in it; 'calls get' shows them. A command about a leg takes the only one in a
+    /// fitting state, such as the ringing one for 'answer'. Where there are several, --leg or --device says which.
     #[command(subcommand, visible_alias = "call")]
     Calls(calls::CallsCommand),
     /// Lists, watches and moderates conferences
+    ///
+    /// A participant is named by id, by the unique beginning of it, or by number; 'conf get' shows them, and the conference's version.
+    /// With --if-version a command is refused if the conference has changed since. Where the agent asks for it, --token-file or
+    /// ELPHCTL_TOKEN gives the access token of the moderator who acts.
     #[command(subcommand, visible_alias = "conference")]
     Conf(conf::ConfCommand),
     /// Watches changes

@@ -1,9 +1,10 @@
 //! What needs no agent: the table of reasons, completions, man pages.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use clap::{Command, CommandFactory};
 use clap_complete::{generate, shells};
+use clap_mangen::Man;
 use elph_proto::reason::Reason;
 use serde_json::{Value, json};
 
@@ -59,16 +60,28 @@ pub(crate) fn man(directory: Option<&Path>, out: &mut Output) -> Result<(), Fail
     let command = command.mut_args(|argument| argument.hide_short_help(false));
     let page = main_page(command.clone())?;
     let Some(directory) = directory else { return out.raw(&page) };
-    let failed = |error: std::io::Error| Failure::Local(format!("cannot write man pages into {}: {error}", directory.display()));
+    let failed = |error: io::Error| Failure::Local(format!("cannot write man pages into {}: {error}", directory.display()));
     fs::create_dir_all(directory).map_err(failed)?;
-    clap_mangen::generate_to(command, directory).map_err(failed)?;
+    let mut command = command;
+    command.build();
+    command.get_subcommands().try_for_each(|command| pages(command, directory)).map_err(failed)?;
     fs::write(directory.join("elphctl.1"), page).map_err(failed)
 }
 
+/// Writes the page of a command and those of its subcommands.
+fn pages(command: &Command, directory: &Path) -> io::Result<()> {
+    titled(command.clone()).generate_to(directory)?;
+    command.get_subcommands().try_for_each(|command| pages(command, directory))
+}
+
+fn titled(command: Command) -> Man {
+    Man::new(command).manual("Elph").source(concat!("elphctl ", env!("CARGO_PKG_VERSION")))
+}
+
 fn main_page(command: Command) -> Result<Vec<u8>, Failure> {
-    let man = clap_mangen::Man::new(command).manual("Elph").source(concat!("elphctl ", env!("CARGO_PKG_VERSION")));
+    let man = titled(command);
     let mut page = Vec::new();
-    let mut render = || -> std::io::Result<()> {
+    let mut render = || -> io::Result<()> {
         man.render_title(&mut page)?;
         man.render_name_section(&mut page)?;
         man.render_synopsis_section(&mut page)?;

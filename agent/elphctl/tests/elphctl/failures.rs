@@ -129,3 +129,22 @@ async fn a_reader_that_goes_away_is_no_error() {
     let ran = finish(child).await;
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_no_certificate_or_key_is_named() {
+    let stage = Stage::new(world());
+    let (good, bad) = (stage.path("good.pem"), stage.path("bad.pem"));
+    std::fs::write(&good, "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n").unwrap();
+    std::fs::write(&bad, "not in PEM\n").unwrap();
+    let (good, bad) = (good.to_str().unwrap(), bad.to_str().unwrap());
+    for (ca, cert, key, expected) in [
+        (bad, good, good, format!("elphctl: --ca: {bad} holds no certificate in PEM\n")),
+        (good, bad, good, format!("elphctl: --cert: {bad} holds no certificate in PEM\n")),
+        (good, good, good, format!("elphctl: --key: {good} holds no private key in PEM\n")),
+        (good, good, "/no/such/key", "elphctl: --key: cannot read /no/such/key: No such file".to_owned()),
+    ] {
+        let ran = stage.run(&["--server", "https://127.0.0.1:1", "--ca", ca, "--cert", cert, "--key", key, "links"]).await;
+        assert_eq!(ran.code, 2);
+        assert!(ran.err.contains(&expected), "{}", ran.err);
+    }
+}

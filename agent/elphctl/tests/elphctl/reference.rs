@@ -37,7 +37,17 @@ async fn completions_and_man_pages_are_made() {
     assert_eq!(stage.run(&["man", folder.to_str().unwrap()]).await.code, 0);
     assert_eq!(fs::read_to_string(folder.join("elphctl.1")).unwrap(), page);
     let leaf = fs::read_to_string(folder.join("elphctl-conf-mute-all.1")).unwrap();
-    assert!(leaf.contains("may unmute themselves"), "{leaf}");
+    assert!(leaf.contains("may unmute themselves") && leaf.contains("elphctl\\-conf\\-mute\\-all"), "{leaf}");
+    assert!(leaf.lines().any(|line| line.starts_with(".TH") && line.contains("\"elphctl 0.")), "{leaf}");
+    // every command has its page, and what a page refers to exists
+    let names: Vec<String> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    for name in &names {
+        for line in fs::read_to_string(folder.join(name)).unwrap().lines() {
+            if let Some(page) = line.strip_suffix("(1)") {
+                assert!(names.contains(&format!("{}.1", page.replace('\\', ""))), "{name} refers to {page}");
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

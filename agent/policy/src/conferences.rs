@@ -1,0 +1,172 @@
+//! Invitations into conferences: whoever is being called into one is told, and told when that is void.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use elph_proto::v1::{Conference, ConferenceState, Participant, ParticipantChange, ParticipantStatus};
+use jiff::Timestamp;
+
+use crate::{
+    Rules,
+    notice::{Fields, Kind, Notice, Step, Why},
+};
+
+/// Somebody who is invited.
+#[derive(Debug)]
+struct Invitation {
+    alias: String,
+    fields: Fields,
+}
+
+/// A conference with open invitations, by participant.
+#[derive(Debug, Default)]
+struct Open {
+    domain: String,
+    name: String,
+    invited: BTreeMap<String, Invitation>,
+}
+
+/// Conferences by our id. Those without open invitations are kept for their names while they go on.
+#[derive(Debug, Default)]
+pub(crate) struct Invitations(HashMap<String, Open>);
+
+impl Invitations {
+    pub(crate) fn len(&self) -> usize {
+        self.0.values().map(|open| open.invited.len()).sum()
+    }
+
+    pub(crate) fn conference(&mut self, conference: &Conference, rules: &Rules, now: Timestamp) -> Vec<Notice> {
+        if conference.state() == ConferenceState::Ended {
+            return self.0.remove(&conference.id).map(|open| voided(&conference.id, open)).unwrap_or_default();
+        }
+        let open = self.0.entry(conference.id.clone()).or_default();
+        open.domain.clone_from(&conference.domain);
+        open.name.clone_from(&conference.name);
+        // Changes of the conference come without its roster.
+        let members = conference.participants.iter();
+        members.filter_map(|member| self.member(&conference.id, &conference.domain, member, rules, now)).collect()
+    }
+
+    pub(crate) fn participant(&mut self, domain: &str, change: &ParticipantChange, rules: &Rules, now: Timestamp) -> Vec<Notice> {
+        let member = change.participant.as_ref();
+        member.and_then(|member| self.member(&change.conference_id, domain, member, rules, now)).into_iter().collect()
+    }
+
+    pub(crate) fn gone(&mut self, conferences: &[Conference]) -> Vec<Notice> {
+        let here: HashMap<&str, BTreeSet<&str>> =
+            conferences.iter().map(|it| (it.id.as_str(), it.participants.iter().map(|member| member.id.as_str()).collect())).collect();
+        let gone: Vec<String> = self.0.keys().filter(|id| !here.contains_key(id.as_str())).cloned().collect();
+        let mut notices: Vec<Notice> = gone.iter().filter_map(|id| Some(voided(id, self.0.remove(id)?))).flatten().collect();
+        for (id, open) in &mut self.0 {
+            let members = here.get(id.as_str());
+            let left: Vec<String> =
+                open.invited.keys().filter(|member| members.is_none_or(|all| !all.contains(member.as_str()))).cloned().collect();
+            for member in left {
+                notices.extend(open.invited.remove(&member).map(|invitation| void(id, &open.domain, invitation, Why::Ended)));
+            }
+        }
+        notices
+    }
+
+    fn member(&mut self, conference: &str, domain: &str, member: &Participant, rules: &Rules, now: Timestamp) -> Option<Notice> {
+        let open = self.0.entry(conference.to_owned()).or_default();
+        if open.domain.is_empty() {
+            domain.clone_into(&mut open.domain);
+        }
+        let called = matches!(member.status(), ParticipantStatus::DialingOut | ParticipantStatus::Alerting);
+        if called {
+            if !rules.conferences || member.number.is_empty() || open.invited.contains_key(&member.id) {
+                return None;
+            }
+            let until = now.checked_add(rules.ring_time).ok()?;
+            let fields = vec![
+                ("conference_id", conference.to_owned()),
+                ("conference_name", open.name.clone()),
+                ("domain", domain.to_owned()),
+                ("alias", member.number.clone()),
+                ("expires_at", until.as_second().to_string()),
+            ];
+            open.invited.insert(member.id.clone(), Invitation { alias: member.number.clone(), fields: fields.clone() });
+            return Some(Notice {
+                domain: domain.to_owned(),
+                alias: member.number.clone(),
+                subject: conference.to_owned(),
+                step: Step::Tell { kind: Kind::Invitation, until },
+                fields,
+            });
+        }
+        let invitation = open.invited.remove(&member.id)?;
+        let why = match member.status() {
+            ParticipantStatus::Connected | ParticipantStatus::OnHold => Why::AnsweredElsewhere,
+            _ if member.end_cause() == elph_proto::v1::EndCause::Rejected => Why::Declined,
+            _ => Why::Ended,
+        };
+        Some(void(conference, domain, invitation, why))
+    }
+}
+
+fn voided(conference: &str, open: Open) -> Vec<Notice> {
+    let domain = open.domain;
+    open.invited.into_values().map(|invitation| void(conference, &domain, invitation, Why::Ended)).collect()
+}
+
+fn void(conference: &str, domain: &str, invitation: Invitation, why: Why) -> Notice {
+    let mut fields = invitation.fields;
+    fields.push(("reason", why.as_str().to_owned()));
+    Notice {
+        domain: domain.to_owned(),
+        alias: invitation.alias,
+        subject: conference.to_owned(),
+        step: Step::TakeBack { told: Kind::Invitation, kind: Kind::InvitationCancel, why },
+        fields,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::Policy;
+
+    fn policy() -> Policy {
+        let rules =
+            Rules { calls: true, ring_time: Duration::from_secs(60), only_unless_ringing: false, missed_calls: true, conferences: true };
+        Policy::new(HashMap::from([("biysk.local".to_owned(), rules)]))
+    }
+
+    fn change(status: ParticipantStatus) -> ParticipantChange {
+        let participant = Participant { id: "p".into(), number: "1002".into(), status: status.into(), ..Default::default() };
+        ParticipantChange { conference_id: "c".into(), participant: Some(participant), ..Default::default() }
+    }
+
+    #[test]
+    fn who_is_called_into_a_conference_is_told_once_and_told_when_it_is_void() {
+        let now = Timestamp::from_second(1_790_000_000).unwrap();
+        for (end, why) in [(ParticipantStatus::Connected, Why::AnsweredElsewhere), (ParticipantStatus::Disconnected, Why::Ended)] {
+            let mut policy = policy();
+            let conference = Conference { id: "c".into(), domain: "biysk.local".into(), name: "Standup".into(), ..Default::default() };
+            assert!(policy.conference(&conference, now).is_empty());
+            assert!(policy.participant("biysk.local", &change(ParticipantStatus::Pending), now).is_empty());
+            let told = policy.participant("biysk.local", &change(ParticipantStatus::DialingOut), now);
+            assert_eq!(told.len(), 1);
+            assert!(told[0].fields.contains(&("conference_name", "Standup".to_owned())));
+            assert!(policy.participant("biysk.local", &change(ParticipantStatus::Alerting), now).is_empty());
+            let void = policy.participant("biysk.local", &change(end), now);
+            assert_eq!(void[0].step, Step::TakeBack { told: Kind::Invitation, kind: Kind::InvitationCancel, why });
+            assert_eq!(policy.open(), 0);
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_conference_voids_its_invitations_also_when_it_was_missed() {
+        let now = Timestamp::from_second(1_790_000_000).unwrap();
+        let mut policy = policy();
+        policy.participant("biysk.local", &change(ParticipantStatus::DialingOut), now);
+        assert_eq!(policy.snapshot(&[], &[], now).len(), 1);
+        policy.participant("biysk.local", &change(ParticipantStatus::DialingOut), now);
+        let mut ended = Conference { id: "c".into(), domain: "biysk.local".into(), ..Default::default() };
+        ended.set_state(ConferenceState::Ended);
+        assert_eq!(policy.conference(&ended, now).len(), 1);
+        assert_eq!(policy.open(), 0);
+    }
+}

@@ -1,0 +1,285 @@
+//! Puts batches on disk: whatever came while one was being synced is the next. With nothing under way a push is written at once.
+//! Files in which little waits are emptied into the newest, so that a start has little to read.
+
+use std::{sync::Arc, time::Duration};
+
+use push_core::Backoff;
+use tokio::time::Instant;
+
+use crate::{
+    core::Core,
+    index::{Place, Ticket},
+    log::{Log, prepare_spare, read_places},
+    options::Waits,
+    outbox::{Batch, Storing, Wanted},
+    record::{Progress, put_carried, put_ended},
+    run::Shared,
+};
+
+/// Steps wait so long for company.
+const SOON: Duration = Duration::from_millis(2);
+/// Steps are synced after so long: a power failure costs no more of them.
+const SYNC: Duration = Duration::from_secs(1);
+/// Between attempts to write after the disk has refused.
+const REFUSED: Waits = Waits { first: Duration::from_millis(500), most: Duration::from_secs(10) };
+/// Pushes that are published under one lock.
+const PUBLISHED: usize = 256;
+/// Files beside those that the waiting pushes fill, before the oldest is emptied.
+const SLACK: u64 = 8;
+/// Files that are emptied at a time.
+const EMPTIED: usize = 2;
+
+/// Runs the log until it is stopped.
+pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
+    let spare = Spare::default();
+    let mut committer = Committer { shared, log: Some(log), unsynced: false, synced: Instant::now(), spare, backoff: None };
+    committer.maintain().await;
+    while committer.wanted().await {
+        if !committer.commit().await {
+            return;
+        }
+    }
+}
+
+struct Committer {
+    shared: Arc<Shared>,
+    /// `None` while a thread has it.
+    log: Option<Log>,
+    /// Something was written and not synced.
+    unsynced: bool,
+    synced: Instant,
+    spare: Spare,
+    /// The disk refuses.
+    backoff: Option<Backoff>,
+}
+
+/// The file that is being filled with zeros.
+#[derive(Default)]
+struct Spare(Option<tokio::task::JoinHandle<std::io::Result<()>>>);
+
+// === impl Committer ===
+
+impl Committer {
+    /// Waits until there is something to write; false: the queue ends.
+    async fn wanted(&mut self) -> bool {
+        let stop = self.shared.stop_log.clone();
+        if let Some(backoff) = &mut self.backoff {
+            let wait = backoff.next_wait();
+            return tokio::select! {
+                () = stop.cancelled() => false,
+                () = tokio::time::sleep(wait) => true,
+            };
+        }
+        let mut soon = None;
+        loop {
+            let wanted = self.shared.core.lock().outbox.wanted();
+            let until = match wanted {
+                Wanted::Now => return !stop.is_cancelled(),
+                Wanted::Soon => Some(*soon.get_or_insert_with(|| Instant::now() + SOON)),
+                Wanted::Never => self.unsynced.then(|| self.synced + SYNC),
+            };
+            let sleep = async {
+                match until {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                () = self.shared.commit.notified() => {}
+                () = sleep => return true,
+            }
+        }
+    }
+
+    /// Writes one batch; false: the runtime ends.
+    async fn commit(&mut self) -> bool {
+        self.spare.look(&mut self.log).await;
+        let Some(mut log) = self.log.take() else { return false };
+        let batch = self.shared.core.lock().outbox.take();
+        let due = self.unsynced && self.synced.elapsed() >= SYNC;
+        let sync = due || !batch.stores.is_empty() || !batch.waiters.is_empty() || self.backoff.is_some();
+        let now = self.shared.options.clock.millis();
+        let writing = tokio::task::spawn_blocking(move || {
+            let result = log.write(&batch, sync, now);
+            (log, batch, result)
+        });
+        let Some((log, batch, result)) = self.patiently(writing).await else { return false };
+        let begun = match result {
+            Ok(placed) => {
+                if sync {
+                    (self.unsynced, self.synced) = (false, Instant::now());
+                    self.shared.core.lock().sync.add(placed.took);
+                } else {
+                    self.unsynced = true;
+                }
+                self.shared.core.lock().disk_bytes = log.bytes();
+                self.published(batch, placed.segment, placed.base);
+                placed.begun
+            }
+            Err(error) => {
+                self.refused(batch, &error.to_string());
+                false
+            }
+        };
+        self.log = Some(log);
+        if begun {
+            self.maintain().await;
+        }
+        true
+    }
+
+    /// Waits for a write; when it takes too long, nothing is accepted until it ends.
+    async fn patiently<T>(&self, mut writing: tokio::task::JoinHandle<T>) -> Option<T> {
+        let patience = self.shared.options.disk_patience;
+        if let Ok(written) = tokio::time::timeout(patience, &mut writing).await {
+            return written.ok();
+        }
+        let trouble = format!("the disk has not answered for {} s", patience.as_secs());
+        tracing::error!(trouble, "the push queue cannot be written, nothing is accepted");
+        self.shared.core.lock().in_trouble(&trouble);
+        let written = writing.await.ok();
+        self.shared.core.lock().mended();
+        tracing::info!("the push queue is written again");
+        written
+    }
+
+    fn published(&mut self, mut batch: Batch, segment: u32, base: u64) {
+        if self.backoff.take().is_some() {
+            self.shared.core.lock().mended();
+            tracing::info!("the push queue is written again");
+        }
+        let now = self.shared.options.clock.millis();
+        for some in batch.storing.chunks(PUBLISHED) {
+            let lanes = self.shared.core.lock().publish(some, segment, base, now);
+            for lane in lanes {
+                lane.notify_one();
+            }
+        }
+        for waiter in batch.waiters.drain(..) {
+            // Who no longer waits need not know.
+            let _ = waiter.send(Ok(()));
+        }
+        self.shared.core.lock().outbox.give_back(batch);
+    }
+
+    fn refused(&mut self, batch: Batch, trouble: &str) {
+        let now = self.shared.options.clock.millis();
+        self.shared.core.lock().refuse(batch, trouble, now);
+        if self.backoff.is_none() {
+            tracing::error!(trouble, "the push queue cannot be written, nothing is accepted");
+            self.backoff = Some(Backoff::new(REFUSED.first, REFUSED.most));
+        }
+    }
+
+    /// After a new file has begun: old ones are emptied, kept or removed, and the next one is prepared.
+    async fn maintain(&mut self) {
+        let emptied = self.empty().await;
+        let Some(mut log) = self.log.take() else { return };
+        let oldest = match self.shared.core.lock().oldest_segment() {
+            Some((oldest, _)) => log.current().map(|current| oldest.min(current)),
+            None => log.current(),
+        };
+        let now = self.shared.options.clock.millis();
+        let retiring = tokio::task::spawn_blocking(move || {
+            // What could not be emptied keeps its name, whatever the index says.
+            let result = oldest.filter(|_| emptied).map_or(Ok(()), |oldest| log.retire(oldest, now));
+            (log, result)
+        });
+        let Some((log, result)) = self.patiently(retiring).await else { return };
+        if let Err(error) = result {
+            tracing::warn!(%error, "old files of the push queue cannot be put away");
+        }
+        self.shared.core.lock().disk_bytes = log.bytes();
+        self.spare.begin(&log);
+        self.log = Some(log);
+    }
+
+    /// Moves what waits in the oldest files to the newest, if much else lies behind it; false: that failed.
+    async fn empty(&mut self) -> bool {
+        for _ in 0..EMPTIED {
+            let Some(log) = &self.log else { return false };
+            let Some(pushes) = oldest_to_empty(&self.shared.core.lock(), log) else { return true };
+            if !self.carry(pushes).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Moves pushes to the newest file.
+    async fn carry(&mut self, pushes: Vec<(Ticket, Place, Progress, bool)>) -> bool {
+        let Some(mut log) = self.log.take() else { return false };
+        let now = self.shared.options.clock.millis();
+        let carrying = tokio::task::spawn_blocking(move || {
+            let places: Vec<Place> = pushes.iter().map(|(_, place, ..)| *place).collect();
+            let mut batch = Batch::default();
+            let mut moves = Vec::with_capacity(pushes.len());
+            read_places(log.directory(), &places, |index, record| {
+                let Some((ticket, place, progress, cancelled)) = pushes.get(index).copied() else { return };
+                let offset = batch.stores.len();
+                let length = put_carried(&mut batch.stores, record, progress);
+                moves.push((place, Storing { ticket, offset, length }));
+                if cancelled {
+                    // It must not come to life again: its ending is in a file that a start does not read.
+                    let reason = push_core::Reason::known("cancelled");
+                    let state = crate::life::State::Dropped;
+                    put_ended(&mut batch.stores, record.id, now, progress.attempts, state, Some(&reason), None);
+                }
+            });
+            let all = moves.len() == pushes.len();
+            let result = log.write(&batch, true, now);
+            (log, moves, all, result)
+        });
+        let Some((log, moves, all, result)) = self.patiently(carrying).await else { return false };
+        self.log = Some(log);
+        match result {
+            Ok(placed) => {
+                for some in moves.chunks(PUBLISHED) {
+                    let mut core = self.shared.core.lock();
+                    for (from, Storing { ticket, offset, length }) in some {
+                        let offset = u32::try_from(placed.base + *offset as u64).unwrap_or(u32::MAX);
+                        core.moved(*ticket, *from, Place { segment: placed.segment, offset, length: *length });
+                    }
+                }
+                if !all {
+                    tracing::error!("waiting pushes cannot be read back from an old file of the push queue");
+                }
+                all
+            }
+            Err(error) => {
+                self.refused(Batch::default(), &error.to_string());
+                false
+            }
+        }
+    }
+}
+
+/// What waits in the oldest file, if too much else lies behind it.
+fn oldest_to_empty(core: &Core, log: &Log) -> Option<Vec<(Ticket, Place, Progress, bool)>> {
+    let (oldest, _) = core.oldest_segment().filter(|(oldest, _)| Some(*oldest) != log.current())?;
+    let waiting: u64 = core.segments.values().map(|holds| holds.bytes).sum();
+    (log.bytes_from(oldest) > 2 * waiting + SLACK * log.segment_bytes()).then(|| core.waiting_in(oldest))
+}
+
+// === impl Spare ===
+
+impl Spare {
+    /// Begins to fill one, if there is none.
+    fn begin(&mut self, log: &Log) {
+        if self.0.is_none() && !log.spare {
+            let (directory, bytes) = (log.directory().to_owned(), log.segment_bytes());
+            self.0 = Some(tokio::task::spawn_blocking(move || prepare_spare(&directory, bytes)));
+        }
+    }
+
+    /// Whether it is there.
+    async fn look(&mut self, log: &mut Option<Log>) {
+        let Some(filling) = self.0.take_if(|filling| filling.is_finished()) else { return };
+        match (filling.await, log) {
+            (Ok(Ok(())), Some(log)) => log.spare = true,
+            // Without it writes are slower; the next file tries again.
+            (result, _) => tracing::warn!(?result, "cannot prepare the next file of the push queue"),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Pushes end to end: the simulated switch rings, the real agent decides, and the simulated Apple and Google get it. And `PushService`.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, ensure};
+use e2e::{
+    Stack, eventually,
+    phones::reason,
+    pushes::{Providers, apns_token, event, field},
+    request_id,
+};
+use elph_proto::{reason::Reason, v1};
+use push_sim::{Arrival, DeviceState, Effect, Fault, Provider};
+
+fn of(arrivals: &[Arrival], provider: Provider) -> Vec<String> {
+    arrivals.iter().filter(|arrival| arrival.provider == provider).map(event).collect()
+}
+
+/// Until the agent is connected with the switch and phones are known.
+fn two_phones(stack: &Stack) -> anyhow::Result<[String; 2]> {
+    let aliases = stack.sim.switch().aliases(stack.domain(), 0, 2)?;
+    aliases.try_into().map_err(|_| anyhow::anyhow!("the switch has no two aliases"))
+}
+
+#[tokio::test]
+async fn a_ringing_call_rings_the_iphone_and_the_android_and_both_are_told_when_it_is_answered_elsewhere() -> anyhow::Result<()> {
+    let providers = Providers::start().await?;
+    let stack = providers.stack().await?;
+    let [caller, called] = two_phones(&stack)?;
+    stack.device(&providers, &called, "ios", 1).await?;
+    stack.device(&providers, &called, "android", 2).await?;
+    let dialled = stack.sim.switch().dial(stack.domain(), &caller, &called)?;
+    let rung = providers.taken("both ring", |all| all.len() >= 2).await?;
+    let call = stack.found(&dialled.call, |_| true).await?;
+    for arrival in &rung {
+        assert_eq!(
+            (event(arrival).as_str(), field(arrival, "call_id"), field(arrival, "caller")),
+            ("call", call.id.clone(), caller.clone())
+        );
+    }
+    let apns = rung.iter().find(|arrival| arrival.provider == Provider::Apns).context("no push at Apple")?;
+    let header = |name: &str| apns.header(name).unwrap_or_default().to_owned();
+    assert_eq!(header("apns-topic"), format!("{}.voip", e2e::pushes::BUNDLE));
+    assert_eq!(
+        (header("apns-push-type"), header("apns-priority"), header("apns-collapse-id")),
+        ("voip".into(), "10".into(), call.id.clone())
+    );
+    let expires: i64 = header("apns-expiration").parse()?;
+    assert!((1..=31).contains(&(expires - jiff::Timestamp::now().as_second())), "{expires}");
+    let fcm = rung.iter().find(|arrival| arrival.provider == Provider::Fcm).context("no push at Google")?.json();
+    let ttl: f64 = fcm["message"]["android"]["ttl"].as_str().unwrap().trim_end_matches('s').parse()?;
+    assert!(
+        fcm["message"]["android"]["priority"].as_str().is_some_and(|it| it.eq_ignore_ascii_case("high")) && ttl > 0.0 && ttl <= 31.0,
+        "{fcm}"
+    );
+
+    stack.sim.switch().device_answer(stack.domain(), &called)?;
+    let all = providers.taken("both are told", |all| all.len() >= 4).await?;
+    for provider in [Provider::Apns, Provider::Fcm] {
+        assert_eq!(of(&all, provider), ["call", "cancel"]);
+    }
+    let cancel = all.iter().rfind(|arrival| event(arrival) == "cancel").unwrap();
+    assert_eq!((field(cancel, "reason").as_str(), field(cancel, "call_id")), ("answered_elsewhere", call.id));
+    // Nobody missed it.
+    stack.sim.switch().release_call(stack.domain(), &dialled.call)?;
+    stack.found(&dialled.call, |call| call.state() == v1::CallState::Ended).await?;
+    assert_eq!(providers.taken("nothing more", |_| true).await?.len(), 4);
+    stack.stop().await
+}
+
+#[tokio::test]
+async fn trial_16_a_caller_who_gives_up_stops_the_ringing_and_the_call_is_missed() -> anyhow::Result<()> {
+    let providers = Providers::start().await?;
+    let stack = providers.stack().await?;
+    let [caller, called] = two_phones(&stack)?;
+    stack.device(&providers, &called, "ios", 1).await?;
+    let dialled = stack.sim.switch().dial(stack.domain(), &caller, &called)?;
+    providers.taken("it rings", |all| !all.is_empty()).await?;
+    stack.sim.switch().release_call(stack.domain(), &dialled.call)?;
+    let all = providers.taken("it rings no more", |all| all.len() >= 3).await?;
+    let mut events = of(&all, Provider::Apns);
+    events[1..].sort();
+    assert_eq!(events, ["call", "cancel", "missed_call"]);
+    let missed = all.iter().find(|arrival| event(arrival) == "missed_call").unwrap();
+    assert_eq!(missed.header("apns-push-type"), Some("alert"));
+    assert_eq!(missed.header("apns-topic"), Some(e2e::pushes::BUNDLE));
+    stack.stop().await
+}
+
+#[tokio::test]
+async fn trial_15_a_call_that_ends_while_the_provider_is_down_is_never_pushed() -> anyhow::Result<()> {
+    let providers = Providers::start().await?;
+    let stack = providers.stack_with("calls = true\n").await?;
+    let [caller, called] = two_phones(&stack)?;
+    let device = stack.device(&providers, &called, "ios", 1).await?;
+    providers.sim.fault(Fault::new(Provider::Apns, Effect::answer(503, "ServiceUnavailable")));
+    let dialled = stack.sim.switch().dial(stack.domain(), &caller, &called)?;
+    eventually("it was tried", || async { (!providers.sim.arrived().is_empty()).then_some(()) }).await?;
+    stack.sim.switch().release_call(stack.domain(), &dialled.call)?;
+    let deliveries = || async {
+        let request = v1::ListDeviceDeliveriesRequest { domain: stack.domain().to_owned(), device_id: device.id.clone(), page_size: 0 };
+        let events = stack.push().list_device_deliveries(request).await.ok()?.into_inner().events;
+        events.iter().any(|event| event.state() == v1::PushState::Dropped).then_some(events)
+    };
+    eventually("the push was dropped", deliveries).await?;
+    providers.sim.clear_faults();
+    assert!(providers.sim.arrived().iter().all(|arrival| !arrival.is_accepted()));
+    stack.stop().await
+}
+
+#[tokio::test]
+async fn trial_12_pushes_that_were_taken_on_survive_a_crash_of_the_agent() -> anyhow::Result<()> {
+    let providers = Providers::start().await?;
+    let mut stack = providers.stack_with("calls = false\n").await?;
+    let [_, alias] = two_phones(&stack)?;
+    stack.device(&providers, &alias, "ios", 1).await?;
+    providers.sim.fault(Fault::new(Provider::Apns, Effect::answer(503, "ServiceUnavailable")));
+    let request = message(stack.domain(), &alias, "survives");
+    let accepted = stack.push().send_push(request.clone()).await?.into_inner().pushes;
+    ensure!(accepted.len() == 1, "{accepted:?}");
+    stack.crash_agent().await?;
+    providers.sim.clear_faults();
+    let all = providers.taken("it arrives", |all| !all.is_empty()).await?;
+    assert_eq!(field(&all[0], "push_id"), accepted[0].push_id);
+    // The same request again is the same push.
+    assert_eq!(stack.push().send_push(request).await?.into_inner().pushes, accepted);
+    let life = async || stack.life(&accepted[0].push_id).await.ok().filter(|it| it.iter().any(|it| it.state() == v1::PushState::Accepted));
+    eventually("its life is told", life).await?;
+    stack.stop().await
+}
+
+fn message(domain: &str, alias: &str, body: &str) -> v1::SendPushRequest {
+    v1::SendPushRequest {
+        domain: domain.to_owned(),
+        order: Some(v1::PushOrder {
+            target: Some(v1::push_order::Target::User(v1::PushUser { alias: alias.to_owned(), apps: Vec::new() })),
+            content: Some(v1::PushContent {
+                title: "Title".to_owned(),
+                body: body.to_owned(),
+                data: HashMap::from([("room".to_owned(), "7".to_owned())]),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        request_id: request_id(),
+    }
+}
+
+#[tokio::test]
+async fn trial_20_a_token_that_is_gone_is_removed_and_one_registered_again_later_stays() -> anyhow::Result<()> {
+    let providers = Providers::start().await?;
+    let stack = providers.stack_with("calls = false\n").await?;
+    let [_, alias] = two_phones(&stack)?;
+    stack.device(&providers, &alias, "ios", 1).await?;
+    let list = || async {
+        let request = v1::ListDevicesRequest { domain: stack.domain().to_owned(), alias: alias.clone(), ..Default::default() };
+        Ok::<_, tonic::Status>(stack.push().list_devices(request).await?.into_inner().devices)
+    };
+    let gone = |at| providers.sim.set_device_state(Provider::Apns, &apns_token(1), DeviceState::Unregistered { since_ms: at });
+    // Found gone an hour before it was registered: another installation of long ago.
+    gone(jiff::Timestamp::now().as_millisecond() - 3_600_000);
+    stack.push().send_push(message(stack.domain(), &alias, "kept")).await?;
+    eventually("Apple was asked", || async { (!providers.sim.arrived().is_empty()).then_some(()) }).await?;
+    assert_eq!(list().await?.len(), 1);
+    gone(jiff::Timestamp::now().as_millisecond() + 60_000);
+    stack.push().send_push(message(stack.domain(), &alias, "gone")).await?;
+    eventually("the device is removed", || async { list().await.ok()?.is_empty().then_some(()) }).await?;
+    let nobody = stack.push().send_push(message(stack.domain(), &alias, "nobody")).await?.into_inner();
+    assert!(nobody.pushes.is_empty());
+    stack.stop().await
+}
+
+#[tokio::test]
+async fn trial_13_a_provider_that_is_down_holds_up_nobody_else() -> anyhow::Result<()> {
+    let providers = Providers::start().await?;
+    let stack = providers.stack_with("calls = false\n").await?;
+    let [_, alias] = two_phones(&stack)?;
+    stack.device(&providers, &alias, "ios", 1).await?;
+    stack.device(&providers, &alias, "android", 2).await?;
+    providers.sim.fault(Fault::new(Provider::Fcm, Effect::HtmlBadGateway));
+    for number in 0..20 {
+        stack.push().send_push(message(stack.domain(), &alias, &format!("{number}"))).await?;
+    }
+    let taken = providers.taken("Apple has them all", |all| of(all, Provider::Apns).len() >= 20).await?;
+    assert!(of(&taken, Provider::Fcm).is_empty());
+    providers.sim.clear_faults();
+    providers.taken("Google has them all", |all| of(all, Provider::Fcm).len() >= 20).await?;
+    stack.stop().await
+}
+
+#[tokio::test]
+async fn a_test_push_says_in_words_what_the_provider_answered() -> anyhow::Result<()> {
+    let providers = Providers::start().await?;
+    let stack = providers.stack_with("calls = false\n").await?;
+    let [_, alias] = two_phones(&stack)?;
+    let device = stack.device(&providers, &alias, "ios", 1).await?;
+    let test = |as_call| {
+        let request =
+            v1::TestDeviceRequest { domain: stack.domain().to_owned(), device_id: device.id.clone(), as_call, request_id: request_id() };
+        let mut client = stack.push();
+        async move { client.test_device(request).await }
+    };
+    let good = test(true).await?.into_inner();
+    assert_eq!((good.state(), good.reason.as_str()), (v1::PushState::Accepted, ""));
+    assert_eq!(providers.sim.arrived().last().and_then(|it| it.header("apns-push-type").map(str::to_owned)).as_deref(), Some("voip"));
+    providers.sim.fault(Fault::new(Provider::Apns, Effect::answer(400, "DeviceTokenNotForTopic")));
+    let bad = test(false).await?.into_inner();
+    assert_eq!((bad.state(), bad.reason.as_str()), (v1::PushState::Failed, "DeviceTokenNotForTopic"));
+    assert!(bad.explanation.contains("bundle id"), "{}", bad.explanation);
+    stack.stop().await
+}
+
+#[tokio::test]
+async fn two_tenants_never_see_each_others_devices_and_pushes() -> anyhow::Result<()> {
+    let providers = Providers::start().await?;
+    let stack = providers.stack_with("calls = false\n").await?;
+    let [_, alias] = two_phones(&stack)?;
+    let device = stack.device(&providers, &alias, "ios", 1).await?;
+    let accepted = stack.push().send_push(message(stack.domain(), &alias, "mine")).await?.into_inner().pushes;
+    let other = "other.local".to_owned();
+    let unknown = stack.push().list_devices(v1::ListDevicesRequest { domain: other.clone(), ..Default::default() }).await;
+    assert!(matches!(reason(unknown)?, Reason::UnknownDomain | Reason::DomainNotGranted));
+    let taken_back = v1::CancelPushRequest { domain: other, push_id: accepted[0].push_id.clone(), request_id: request_id() };
+    assert!(stack.push().cancel_push(taken_back).await.is_err());
+    let get = v1::GetPushRequest { domain: stack.domain().to_owned(), push_id: uuid::Uuid::new_v4().to_string() };
+    assert_eq!(reason(stack.push().get_push(get).await)?, Reason::UnknownPush);
+    let test =
+        v1::TestDeviceRequest { domain: stack.domain().to_owned(), device_id: "none".to_owned(), as_call: false, request_id: request_id() };
+    assert_eq!(reason(stack.push().test_device(test).await)?, Reason::UnknownDevice);
+    assert!(!device.token_end.contains(&apns_token(1)));
+    stack.stop().await
+}
