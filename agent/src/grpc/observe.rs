@@ -191,8 +191,13 @@ fn too_late() -> Status {
 /// What the transport refused before a service saw it, as every other refusal: with a reason. Services answer `INTERNAL` with one and
 /// never answer `OUT_OF_RANGE`, so that these without details are the transport's words on a message that is too large or undecodable.
 fn refused_by_transport(headers: &HeaderMap) -> Option<Status> {
-    let status = Status::from_header_map(headers).filter(|status| status.details().is_empty())?;
+    Status::from_header_map(headers).as_ref().and_then(with_reason)
+}
+
+/// The same for what a stream of requests breaks off with.
+pub(super) fn with_reason(status: &Status) -> Option<Status> {
     match status.code() {
+        _ if !status.details().is_empty() => None,
         Code::OutOfRange => Some(Reason::MessageTooLarge.status(status.message())),
         Code::Internal => Some(undecodable(&status.message())),
         _ => None,

@@ -611,7 +611,10 @@ impl PushService for Api {
         let api = self.clone();
         let answers = orders.map(move |asked| {
             let (api, principal, pusher) = (api.clone(), principal.clone(), pusher.clone());
-            async move { Ok(api.one_of_many(&principal, &pusher, asked?).await) }
+            async move {
+                let asked = asked.map_err(|status| super::observe::with_reason(&status).unwrap_or(status))?;
+                Ok(api.one_of_many(&principal, &pusher, asked).await)
+            }
         });
         Ok(Response::new(Box::pin(answers.buffered(SIDE_BY_SIDE))))
     }

@@ -376,6 +376,18 @@ mod tests {
         for family in [&metrics.grpc_requests, &metrics.commands] {
             family.get_or_create(&two).inc();
         }
+        for family in [
+            &metrics.pushes_oldest,
+            &metrics.pushes_under_way,
+            &metrics.push_connected,
+            &metrics.push_paused,
+            &metrics.push_credentials_expiry,
+            &metrics.push_devices,
+        ] {
+            family.get_or_create(&one).inc();
+        }
+        metrics.pushes_waiting.get_or_create(&two).inc();
+        metrics.pushes.get_or_create(&[("a", "x".to_owned()), ("b", "y".to_owned()), ("c", "z".to_owned())]).inc();
         metrics.grpc_request_duration.get_or_create(&one).observe(0.1);
         let text = metrics.encode().unwrap();
         for metric in Metric::ALL {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use e2e::{Stack, StackOptions, eventually, meetings::id_of, moderate, phones::reason, request_id};
+use e2e::{Stack, StackOptions, eventually, meetings::id_of, moderate, phones::reason, pushes::Providers, request_id};
 use elph_proto::{
     reason::{ERROR_DOMAIN, Reason},
     v1::{self, create_conference_request::Source},
@@ -68,7 +68,8 @@ async fn unharmed(stack: &Stack) -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_empty_request_of_every_method_is_told_all_its_missing_fields() -> anyhow::Result<()> {
-    let stack = Stack::start(StackOptions::default()).await?;
+    let providers = Providers::start().await?;
+    let stack = providers.stack().await?;
     let (mut calls, mut meetings, mut directory, mut events) = (stack.calls(), stack.conferences(), stack.directory(), stack.events());
     let mut done = BTreeSet::new();
     macro_rules! empty {
@@ -131,11 +132,36 @@ async fn an_empty_request_of_every_method_is_told_all_its_missing_fields() -> an
         list_rooms ListRooms ListRoomsRequest ["domain"];
         authenticate_subscriber AuthenticateSubscriber AuthenticateSubscriberRequest ["domain", "login", "password"];
     }
+    let mut push = stack.push();
+    empty! { push "PushService":
+        register_device RegisterDevice RegisterDeviceRequest ["domain", "alias", "parameters", "request_id"];
+        unregister_device UnregisterDevice UnregisterDeviceRequest ["domain", "parameters", "request_id"];
+        list_devices ListDevices ListDevicesRequest ["domain"];
+        send_push SendPush SendPushRequest ["domain", "order", "request_id"];
+        cancel_push CancelPush CancelPushRequest ["domain", "push_id", "request_id"];
+        test_device TestDevice TestDeviceRequest ["domain", "device_id", "request_id"];
+        get_push GetPush GetPushRequest ["domain", "push_id"];
+        list_device_deliveries ListDeviceDeliveries ListDeviceDeliveriesRequest ["domain", "device_id"];
+    }
+    // In a stream each is refused for itself.
+    let mut answers = push.send_pushes(tokio_stream::iter([v1::SendPushesRequest::default()])).await?.into_inner();
+    let refused = answers.next().await.context("no answer")??;
+    ensure!(refused.refused_reason == Reason::InvalidRequest.as_str() && !refused.refused_message.is_empty(), "{refused:?}");
     // These may be empty.
+    push.list_apps(v1::ListAppsRequest {}).await?;
+    push.watch_pushes(v1::WatchPushesRequest::default()).await?;
     directory.list_domains(v1::ListDomainsRequest {}).await?;
     events.subscribe(v1::SubscribeRequest::default()).await?;
     stack.about().list_links(v1::ListLinksRequest {}).await?;
-    let whole = ["DirectoryService/ListDomains", "EventService/Subscribe", "AgentService/GetAgent", "AgentService/ListLinks"];
+    let whole = [
+        "DirectoryService/ListDomains",
+        "EventService/Subscribe",
+        "AgentService/GetAgent",
+        "AgentService/ListLinks",
+        "PushService/ListApps",
+        "PushService/SendPushes",
+        "PushService/WatchPushes",
+    ];
     done.extend(whole.map(|method| format!("/{ERROR_DOMAIN}.{method}")));
     let missing: Vec<String> = methods()?.into_iter().filter(|method| !done.contains(method)).collect();
     ensure!(missing.is_empty(), "methods without a line here: {missing:?}");
@@ -364,9 +390,11 @@ async fn unknown_methods_malformed_and_oversized_messages_are_refused_and_do_no_
     let seed = rand::random::<u64>();
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
-    let stack = Stack::start(StackOptions::default()).await?;
+    let providers = Providers::start().await?;
+    let stack = providers.stack().await?;
     let channel = stack.channel();
-    for service in ["CallService", "ConferenceService", "DirectoryService", "EventService", "AgentService", "NoSuchService"] {
+    for service in ["CallService", "ConferenceService", "DirectoryService", "EventService", "PushService", "AgentService", "NoSuchService"]
+    {
         let status = raw(&channel, &format!("/{ERROR_DOMAIN}.{service}/NoSuchMethod"), Vec::new()).await?;
         ensure!(status.as_ref().is_err_and(|it| it.code() == Code::Unimplemented), "{service}: {status:?}");
     }
