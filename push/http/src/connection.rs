@@ -91,7 +91,7 @@ pub(crate) async fn open(connect: &dyn Connect, origin: &Origin, limits: Limits,
             .enable_push(false)
             .initial_connection_window_size(WINDOW)
             // None before the peer's settings: they say how many it takes.
-            .initial_max_send_streams(100)
+            .initial_max_send_streams(0)
             .max_header_list_size(16 * 1024)
             .handshake(io)
             .await

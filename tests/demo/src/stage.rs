@@ -1,4 +1,5 @@
 //! What is on stage: the programs `ssw-sim` and `elph-agent` as processes of their own, in a private directory that goes away with them.
+//! The simulated Apple and Google are part of this one.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -8,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use e2e::{Agent, PATIENCE, StackOptions, SwitchAt};
+use e2e::{Agent, PATIENCE, StackOptions, SwitchAt, pushes::Providers};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -28,6 +29,9 @@ const LOWEST_PORT: u16 = 10_000;
 const LONGEST_DIRECTORY: usize = 80;
 /// Ports may be taken between looking and listening.
 const ATTEMPTS: u32 = 5;
+
+/// What is pushed.
+const EVENTS: &str = "[[push.events]]\ndomains = [\"*\"]\ncalls = true\nmissed_calls = true\nconferences = true\n";
 
 /// What is put on stage.
 #[derive(Debug, Clone)]
@@ -52,6 +56,7 @@ struct PortChoice {
 pub(crate) struct Stage {
     agent: Agent,
     switch: Child,
+    providers: Providers,
     options: StageOptions,
     ports: PortChoice,
     directory: tempfile::TempDir,
@@ -63,18 +68,21 @@ impl Stage {
         let directory = directory()?;
         let started = Self::start_in(directory.path(), &options).await;
         match started {
-            Ok((agent, switch, ports)) => Ok(Self { agent, switch, options, ports, directory }),
+            Ok((agent, switch, providers, ports)) => Ok(Self { agent, switch, providers, options, ports, directory }),
             Err(error) => Err(error.context(format!("the logs are kept in {}", directory.keep().display()))),
         }
     }
 
-    async fn start_in(path: &Path, options: &StageOptions) -> anyhow::Result<(Agent, Child, PortChoice)> {
+    async fn start_in(path: &Path, options: &StageOptions) -> anyhow::Result<(Agent, Child, Providers, PortChoice)> {
+        let providers = Providers::start().await?;
         let (switch, ports) = start_switch_somewhere(path, options).await?;
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let node = NodeAddresses { terminal: at(ports.terminal), call_api: at(ports.call_api), csta: at(ports.csta) };
         let switch_at = SwitchAt { nodes: vec![node], credentials: Credentials::default(), ca_file: None };
         let sim = SimOptions { domains: vec![DOMAIN.to_owned()], ..SimOptions::default() };
-        let stack = StackOptions { sim, calls: options.calls, ..StackOptions::default() };
+        let mut stack = StackOptions { sim, calls: options.calls, ..StackOptions::default() };
+        stack.extra.push_str(&providers.apps());
+        stack.extra.push_str(EVENTS);
         std::fs::write(path.join("agent.toml"), e2e::config_at(&switch_at, &stack, path)?)?;
         let agent = Agent::start_apart(path).await?;
         let ready = async {
@@ -83,7 +91,7 @@ impl Stage {
             }
         };
         tokio::time::timeout(PATIENCE, ready).await.context("the agent did not become ready in time")?;
-        Ok((agent, switch, ports))
+        Ok((agent, switch, providers, ports))
     }
 
     /// The agent.
@@ -94,6 +102,11 @@ impl Stage {
     /// The people and the plug.
     pub(crate) fn control(&self) -> Control {
         Control::new(SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports.control)), DOMAIN)
+    }
+
+    /// Apple and Google.
+    pub(crate) fn providers(&self) -> &Providers {
+        &self.providers
     }
 
     /// The private directory.

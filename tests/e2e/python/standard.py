@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from common import WAIT, error_of, expect, local
 
-OURS = ["CallService", "ConferenceService", "EventService", "DirectoryService", "AgentService"]
+OURS = ["CallService", "ConferenceService", "EventService", "DirectoryService", "PushService", "AgentService"]
 
 
 def health(channel):

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use elph_proto::v1;
-use push_sim::{Arrival, Device, Options, Provider, PushSim};
+use elph_proto::v1::{self, push_service_client::PushServiceClient};
+use push_sim::{Arrival, Device, Options, PushSim};
 use serde_json::Value;
+use tonic::transport::Channel;
 
 use crate::{PATIENCE, Stack, StackOptions, request_id};
 
@@ -110,27 +111,39 @@ pub fn field(arrival: &Arrival, name: &str) -> String {
     found.and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
+/// Registers a device of the application `ios` or `android`, and tells its provider of the token.
+pub async fn register(
+    mut client: PushServiceClient<Channel>,
+    providers: &Providers,
+    domain: &str,
+    alias: &str,
+    app: &str,
+    number: u64,
+) -> anyhow::Result<v1::Device> {
+    let (pn_provider, pn_prid) = match app {
+        "ios" => ("apns", apns_token(number)),
+        _ => ("fcm", fcm_token(number)),
+    };
+    providers.sim.add_device(match app {
+        "ios" => Device::apns(pn_prid.clone()),
+        _ => Device::fcm(pn_prid.clone()),
+    });
+    let request = v1::RegisterDeviceRequest {
+        domain: domain.to_owned(),
+        alias: alias.to_owned(),
+        app: app.to_owned(),
+        parameters: Some(v1::PushParameters { pn_provider: pn_provider.to_owned(), pn_prid, pn_param: String::new() }),
+        label: format!("{app} {number}"),
+        request_id: request_id(),
+        ..Default::default()
+    };
+    client.register_device(request).await?.into_inner().device.context("an answer without a device")
+}
+
 impl Stack {
     /// Registers a device of the application `ios` or `android`, and tells its provider of the token.
     pub async fn device(&self, providers: &Providers, alias: &str, app: &str, number: u64) -> anyhow::Result<v1::Device> {
-        let (pn_provider, pn_prid) = match app {
-            "ios" => ("apns", apns_token(number)),
-            _ => ("fcm", fcm_token(number)),
-        };
-        providers.sim.add_device(match app {
-            "ios" => Device::apns(pn_prid.clone()),
-            _ => Device::fcm(pn_prid.clone()),
-        });
-        let request = v1::RegisterDeviceRequest {
-            domain: self.domain().to_owned(),
-            alias: alias.to_owned(),
-            app: app.to_owned(),
-            parameters: Some(v1::PushParameters { pn_provider: pn_provider.to_owned(), pn_prid, pn_param: String::new() }),
-            label: format!("{app} {number}"),
-            request_id: request_id(),
-            ..Default::default()
-        };
-        self.push().register_device(request).await?.into_inner().device.context("an answer without a device")
+        register(self.push(), providers, self.domain(), alias, app, number).await
     }
 
     /// The states that a push went through.
@@ -138,9 +151,4 @@ impl Stack {
         let request = v1::GetPushRequest { domain: self.domain().to_owned(), push_id: push_id.to_owned() };
         Ok(self.push().get_push(request).await?.into_inner().events)
     }
-}
-
-/// The simulator's provider of an application.
-pub fn provider(app: &str) -> Provider {
-    if app == "ios" { Provider::Apns } else { Provider::Fcm }
 }

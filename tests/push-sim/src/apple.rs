@@ -161,8 +161,7 @@ impl Teams {
         if claims.iat > now_s + SKEW_S {
             return Err(TokenRefusal::Invalid);
         }
-        let token =
-            ProviderToken { team_id: claims.iss, key_id: key_id.to_owned(), topics: key.topics.clone(), issued_s: claims.iat };
+        let token = ProviderToken { team_id: claims.iss, key_id: key_id.to_owned(), topics: key.topics.clone(), issued_s: claims.iat };
         if token.is_expired(now_s, lifetime) { Err(TokenRefusal::Expired) } else { Ok(token) }
     }
 }

@@ -166,11 +166,7 @@ impl Arrivals {
     }
 
     /// Waits until the list is as `wanted`.
-    pub(crate) async fn wait_for(
-        &self,
-        within: Duration,
-        mut wanted: impl FnMut(&[Arrival]) -> bool,
-    ) -> Result<Vec<Arrival>, Waited> {
+    pub(crate) async fn wait_for(&self, within: Duration, mut wanted: impl FnMut(&[Arrival]) -> bool) -> Result<Vec<Arrival>, Waited> {
         let deadline = tokio::time::Instant::now() + within;
         loop {
             let mut came = std::pin::pin!(self.came.notified());

@@ -20,15 +20,8 @@ const UID: &[u64] = &[0, 9, 2342, 19_200_300, 100, 1, 1];
 const TOPICS: &[u64] = &[1, 2, 840, 113_635, 100, 6, 3, 6];
 const TOPICS_DOTTED: &str = "1.2.840.113635.100.6.3.6";
 /// Names that the server's certificate is good for: loopback, and the providers' own for clients whose resolver is bent.
-const NAMES: [&str; 7] = [
-    "localhost",
-    "127.0.0.1",
-    "::1",
-    "api.push.apple.com",
-    "api.sandbox.push.apple.com",
-    "fcm.googleapis.com",
-    "oauth2.googleapis.com",
-];
+const NAMES: [&str; 7] =
+    ["localhost", "127.0.0.1", "::1", "api.push.apple.com", "api.sandbox.push.apple.com", "fcm.googleapis.com", "oauth2.googleapis.com"];
 
 /// A client certificate and its key.
 #[derive(Clone)]
@@ -83,9 +76,8 @@ impl Authority {
         let chain = vec![CertificateDer::from(certificate.der().to_vec())];
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .context("choose tls versions")?;
+        let builder =
+            ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().context("choose tls versions")?;
         let builder = if clients {
             let mut roots = RootCertStore::empty();
             roots.add(self.certificate.clone()).context("trust the own authority")?;

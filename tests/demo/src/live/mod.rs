@@ -11,7 +11,8 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use elph_proto::v1::Conference;
+use e2e::pushes::register;
+use elph_proto::v1::{Conference, push_service_client::PushServiceClient};
 use serde_json::json;
 
 use self::{people::People, screen::Screen};
@@ -23,8 +24,13 @@ use crate::{
 
 /// How the simulator's phones behave: they answer after a while.
 pub(crate) const PHONES: &[&str] = &["--answer-after-ms", "1500"];
+/// Whose phones get pushes.
+const PUSHED: std::ops::Range<u32> = 1021..1055;
 /// How often the programs are looked after.
 const WATCH: Duration = Duration::from_millis(500);
+
+/// How often is looked whether a provider has got something.
+const PUSHES: Duration = Duration::from_millis(100);
 
 /// Runs until `stop`, then ends everything.
 pub(crate) async fn run(options: StageOptions, json: bool, mut stop: impl Future<Output = ()> + Unpin) -> ExitCode {
@@ -68,9 +74,12 @@ async fn show(stage: &mut Stage, screen: &mut Screen, seed: u64) -> anyhow::Resu
     let conference = people.open_conference().await.context("open the conference")?;
     let conference = seen.until("a conference", |seen| seen.conference(&conference).cloned()).await?;
     greet(stage, screen, seed, &conference)?;
+    pushed_to(stage).await.context("register the phones that get pushes")?;
+    let mut pushed = 0;
     let life = people.live();
     tokio::pin!(life);
     let mut look = tokio::time::interval(WATCH);
+    let mut pushes = tokio::time::interval(PUSHES);
     loop {
         let before = seen.view.clone();
         tokio::select! {
@@ -78,10 +87,26 @@ async fn show(stage: &mut Stage, screen: &mut Screen, seed: u64) -> anyhow::Resu
                 let story = event?.and_then(|event| story::tell(&before, &event));
                 screen.show(&story::now(&seen.view), story.as_deref());
             }
+            _ = pushes.tick() => for push in stage.providers().sim.arrived_after(pushed) {
+                pushed = push.number;
+                if let Some(story) = story::push(&push) {
+                    screen.show(&story::now(&seen.view), Some(&story));
+                }
+            },
             _ = look.tick() => if let Some(what) = stage.fallen() { bail!(what) },
             error = &mut life => return Err(error),
         }
     }
+}
+
+/// Everybody who calls has an iPhone or an Android.
+async fn pushed_to(stage: &Stage) -> anyhow::Result<()> {
+    let client = PushServiceClient::new(stage.agent().channel());
+    for number in PUSHED {
+        let app = if number.is_multiple_of(2) { "ios" } else { "android" };
+        register(client.clone(), stage.providers(), DOMAIN, &number.to_string(), app, u64::from(number)).await?;
+    }
+    Ok(())
 }
 
 // === What runs where ===
@@ -113,6 +138,8 @@ machine only. People call each other, and a conference is there to moderate.
           socket       {}
           health       http://{http}/readyz
           metrics      http://{http}/metrics
+  pushes  Apple and Google, simulated: even numbers from 1022 have an iPhone,
+          odd ones an Android
   files   {directory} (configuration, logs; removed at the end)
   web     nothing to see in a browser yet: the web pages come later
 
@@ -146,7 +173,9 @@ fn to_try(conference: &str) -> Vec<(String, &'static str)> {
         (format!("conf floor list {id}"), ""),
         (format!("conf lock {id}"), ""),
         (format!("conf unlock {id}"), ""),
-        ("calls make 1051 1052".to_owned(), "click to call: both answer by themselves"),
+        ("calls make 1051 1052".to_owned(), "click to call: both answer by themselves, 1052's iPhone gets a push"),
+        ("push apps".to_owned(), "pushes"),
+        ("push devices 1052".to_owned(), ""),
     ]
 }
 

@@ -8,6 +8,9 @@ use elph_proto::{
     view::View,
 };
 
+use e2e::pushes::{event, field};
+use push_sim::{Arrival, Provider};
+
 use crate::seen::word;
 
 /// The news in an event, if it is worth a line.
@@ -21,6 +24,25 @@ pub(super) fn tell(before: &View, event: &Event) -> Option<String> {
             changed.then(|| format!("link {} is {}", link.name, word(link.state().as_str_name(), "LINK_STATE_")))
         }
     }
+}
+
+/// What a provider got, if it is a push.
+pub(super) fn push(arrival: &Arrival) -> Option<String> {
+    let phone = match arrival.provider {
+        Provider::Apns => "iPhone",
+        Provider::Fcm => "Android",
+        _ => return None,
+    };
+    let alias = field(arrival, "alias");
+    let what = match event(arrival).as_str() {
+        "call" => format!("rings: {} calls", field(arrival, "caller")),
+        "cancel" => format!("stops ringing ({})", field(arrival, "reason").replace('_', " ")),
+        "missed_call" => format!("shows a missed call from {}", field(arrival, "caller")),
+        "invitation" => format!("shows an invitation to {}", field(arrival, "conference_name")),
+        "invitation_cancel" => "takes the invitation away".to_owned(),
+        _ => return None,
+    };
+    Some(format!("push: {alias}'s {phone} {what}"))
 }
 
 /// How things are, in one line.

@@ -4,10 +4,11 @@
 mod call;
 mod conference;
 mod outage;
+mod pushes;
 
 use elph_proto::v1::{
     self, Call, Leg, LegSelector, LegState, agent_service_client::AgentServiceClient, call_service_client::CallServiceClient,
-    conference_service_client::ConferenceServiceClient,
+    conference_service_client::ConferenceServiceClient, push_service_client::PushServiceClient,
 };
 use tonic::transport::Channel;
 
@@ -25,6 +26,7 @@ struct Scene {
     seen: Seen,
     calls: CallServiceClient<Channel>,
     conferences: ConferenceServiceClient<Channel>,
+    push: PushServiceClient<Channel>,
     agent: AgentServiceClient<Channel>,
 }
 
@@ -84,7 +86,8 @@ async fn start(report: &mut Report, options: StageOptions) -> anyhow::Result<Sce
     let seen = report.step("EventService.Subscribe: a snapshot", Seen::start(channel.clone())).await?;
     let control = stage.control();
     let (calls, conferences) = (CallServiceClient::new(channel.clone()), ConferenceServiceClient::new(channel.clone()));
-    Ok(Scene { control, stage, seen, calls, conferences, agent: AgentServiceClient::new(channel) })
+    let push = PushServiceClient::new(channel.clone());
+    Ok(Scene { control, stage, seen, calls, conferences, push, agent: AgentServiceClient::new(channel) })
 }
 
 async fn play(scene: &mut Scene, report: &mut Report) -> anyhow::Result<()> {
@@ -96,6 +99,7 @@ async fn play(scene: &mut Scene, report: &mut Report) -> anyhow::Result<()> {
     };
     report.step("every link to the switch is up", links).await?;
     call::play(scene, report).await?;
+    pushes::play(scene, report).await?;
     conference::play(scene, report).await?;
     outage::play(scene, report).await
 }

@@ -12,8 +12,8 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    Arrival, ClientCertificate, Device, DeviceState, Effect, Environment, Fault, FirstToken, GoAway, LastStream, Options, Provider, PushSim,
-    TeamKey, TokenUpdates, When,
+    Arrival, ClientCertificate, Device, DeviceState, Effect, Environment, Fault, FirstToken, GoAway, LastStream, Options, Provider,
+    PushSim, TeamKey, TokenUpdates, When,
     http2::{
         frame::{self, Head},
         hpack::Decoder,
@@ -658,9 +658,12 @@ async fn what_breaks_http_2_ends_the_connection_with_a_word_why() {
     garbled.push(0xff);
     let mut alone = Vec::new();
     frame::head(&mut alone, 0, frame::CONTINUATION, 0, 1);
-    for (bytes, expected) in
-        [(even, frame::PROTOCOL_ERROR), (long, frame::FRAME_SIZE_ERROR), (garbled, frame::COMPRESSION_ERROR), (alone, frame::PROTOCOL_ERROR)]
-    {
+    for (bytes, expected) in [
+        (even, frame::PROTOCOL_ERROR),
+        (long, frame::FRAME_SIZE_ERROR),
+        (garbled, frame::COMPRESSION_ERROR),
+        (alone, frame::PROTOCOL_ERROR),
+    ] {
         let mut raw = Raw::connect(&sim, None).await.unwrap();
         raw.write(&bytes).await;
         let Event::GoAway { code, .. } = raw.event(|event| matches!(event, Event::GoAway { .. })).await else { unreachable!() };

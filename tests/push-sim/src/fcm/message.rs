@@ -70,8 +70,8 @@ impl Message {
 
     pub(super) fn read(body: Option<&[u8]>) -> Result<Self, ApiError> {
         let body = body.ok_or_else(|| ApiError::new(413, None, "Request is too large.".to_owned()))?;
-        let whole: Value = serde_json::from_slice(body)
-            .map_err(|error| ApiError::new(400, None, format!("Invalid JSON payload received. {error}")))?;
+        let whole: Value =
+            serde_json::from_slice(body).map_err(|error| ApiError::new(400, None, format!("Invalid JSON payload received. {error}")))?;
         let mut wrong = Violations::new();
         let root = Fields::of(&whole, "", &["message", "validateOnly"], &mut wrong);
         let message = root.get("message");
@@ -136,7 +136,8 @@ fn target(fields: &Fields<'_>, wrong: &mut Violations) -> Option<(bool, String)>
         }
     }
     let [(kind, value)] = *given.as_slice() else {
-        let what = if given.is_empty() { "Recipient of the message is not set." } else { "Exactly one of token, topic or condition is allowed." };
+        let what =
+            if given.is_empty() { "Recipient of the message is not set." } else { "Exactly one of token, topic or condition is allowed." };
         wrong.push(("message".to_owned(), what.to_owned()));
         return None;
     };

@@ -159,7 +159,13 @@ fn authorize(core: &Core, asked: &Asked, project: &str) -> Result<Access, ApiErr
         return Ok(access);
     }
     let what = if core.google.is_project(project) { "the project" } else { "it; or it may not exist" };
-    Err(ApiError::new(403, None, format!("Permission 'cloudmessaging.messages.create' denied on resource '//cloudresourcemanager.googleapis.com/projects/{project}' ({what}).")))
+    Err(ApiError::new(
+        403,
+        None,
+        format!(
+            "Permission 'cloudmessaging.messages.create' denied on resource '//cloudresourcemanager.googleapis.com/projects/{project}' ({what})."
+        ),
+    ))
 }
 
 /// What the device says to it.
@@ -212,5 +218,6 @@ impl Core {
 }
 
 /// The challenge that goes with a 401.
-pub(crate) const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"https://accounts.google.com/\", error=\"invalid_token\"");
+pub(crate) const CHALLENGE: HeaderValue =
+    HeaderValue::from_static("Bearer realm=\"https://accounts.google.com/\", error=\"invalid_token\"");
 pub(crate) const CHALLENGE_NAME: header::HeaderName = header::WWW_AUTHENTICATE;

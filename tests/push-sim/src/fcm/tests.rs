@@ -157,8 +157,14 @@ async fn fields_are_checked_as_google_documents_them() {
     let cases = [
         (json!({ "topic": "news" }), ""),
         (json!({ "condition": "'a' in topics && ('b' in topics || 'c' in topics)" }), ""),
-        (json!({ "token": TOKEN, "notification": { "title": "t", "body": "b" }, "apns": { "headers": { "apns-priority": "10" }, "payload": {} } }), ""),
-        (json!({ "token": TOKEN, "webpush": { "headers": { "Urgency": "high" }, "notification": { "title": "t" } }, "fcm_options": {} }), ""),
+        (
+            json!({ "token": TOKEN, "notification": { "title": "t", "body": "b" }, "apns": { "headers": { "apns-priority": "10" }, "payload": {} } }),
+            "",
+        ),
+        (
+            json!({ "token": TOKEN, "webpush": { "headers": { "Urgency": "high" }, "notification": { "title": "t" } }, "fcm_options": {} }),
+            "",
+        ),
         (json!({ "token": TOKEN, "android": { "collapse_key": "c", "priority": "normal", "direct_boot_ok": true } }), ""),
         (long("3.5s"), ""),
         (long("2419200s"), ""),

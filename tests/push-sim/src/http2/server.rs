@@ -501,8 +501,7 @@ impl Server {
     }
 
     fn send_waiting(&mut self) {
-        let mut blocked: Vec<u32> =
-            self.streams.iter().filter(|(_, stream)| !stream.waiting.is_empty()).map(|(id, _)| *id).collect();
+        let mut blocked: Vec<u32> = self.streams.iter().filter(|(_, stream)| !stream.waiting.is_empty()).map(|(id, _)| *id).collect();
         blocked.sort_unstable();
         for id in blocked {
             self.send_body(id);
