@@ -2,8 +2,9 @@
 //! cannot be had, 70 for a failure inside.
 
 use std::{
+    fs,
     io::{self, IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -29,9 +30,34 @@ const MOST_WORKERS: usize = 4;
 /// How long blocking work may go on after everything else has ended.
 const RUNTIME_DEADLINE: Duration = Duration::from_secs(1);
 
+/// What the help and the manual page end with.
+const MORE: &str = "\
+Files:
+  /etc/elph-agent/elph-agent.toml  the configuration; 'elph-agent config schema' explains every key
+  /run/elph-agent/grpc.sock        the API for local clients, such as elphctl
+  /var/lib/elph-agent              the event journal and the request ids that are remembered
+
+Environment:
+  ELPH_AGENT_CONFIG         the configuration file, like --config
+  ELPH_AGENT__SECTION__KEY  a single key, over the file: ELPH_AGENT__LOG__FILTER=debug
+
+Signals of 'elph-agent run':
+  SIGHUP   reads configuration and certificates again; a wrong configuration changes nothing
+  SIGTERM  finishes what runs, then ends; the second one ends at once
+
+Exit codes:
+  0   all well
+  1   doctor: something to mend; replay: not everything is understood
+  64  the command line or the configuration is wrong
+  66  the recording cannot be read
+  69  an address, a socket or the log cannot be had
+  70  a failure inside
+  73  a file cannot be made
+  74  a file cannot be written to its end";
+
 /// Speaks to an ECSS-10 softswitch and offers one gRPC API for calls, conferences, directory and pushes.
 #[derive(Debug, Parser)]
-#[command(name = "elph-agent", version, propagate_version = true)]
+#[command(name = "elph-agent", version, propagate_version = true, after_long_help = MORE)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -46,7 +72,7 @@ enum Command {
     /// Works beside the running agent, in sessions of its own that are closed afterwards, and sends only commands that read. Ends with
     /// what to set as TOML for the configuration file. Exit code 0: all well; 1: something to mend; 64: the configuration is refused.
     Doctor(DoctorArgs),
-    /// Record what is exchanged with the switch, in sessions of one's own.
+    /// Record what is exchanged with the switch, in sessions of its own.
     ///
     /// Follows every configured link and reads the lists until the time is over or Ctrl-C. Passwords, cookies and session ids are
     /// replaced. The file (JSON lines, readable by its owner alone) may hold personal numbers unless --pseudonymise is given.
@@ -66,9 +92,12 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Write the manual page to standard output.
+    /// Write the manual page to standard output, or the pages of all commands into a directory.
     #[command(hide = true)]
-    Man,
+    Man {
+        /// The directory.
+        directory: Option<PathBuf>,
+    },
     /// Write the table of metrics (Markdown) to standard output.
     #[command(hide = true)]
     Metrics,
@@ -107,7 +136,7 @@ struct Run {
 struct DoctorArgs {
     #[command(flatten)]
     file: ConfigFile,
-    /// Look at this link only.
+    /// Look at this link only: terminal, call_api or csta.
     #[arg(long, value_name = "LINK", value_parser = link)]
     only: Option<LinkKind>,
     /// Look at this node only: host:port, or a host.
@@ -202,13 +231,7 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "elph-agent", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
-        Command::Man => {
-            let mut page = Vec::new();
-            match clap_mangen::Man::new(Cli::command()).render(&mut page) {
-                Ok(()) => print(&String::from_utf8_lossy(&page)),
-                Err(error) => complain(&error.to_string(), 70),
-            }
-        }
+        Command::Man { directory } => man(directory.as_deref()),
         Command::Metrics => print(&crate::telemetry::metrics::table()),
     }
 }
@@ -376,7 +399,7 @@ fn run(args: &Run) -> ExitCode {
 fn check(shown: &Shown) -> ExitCode {
     let file = shown.file.config.display().to_string();
     let (problems, warnings) = match Config::load(&shown.file.config) {
-        Ok(loaded) => (Vec::new(), warnings(&loaded)),
+        Ok(loaded) => (loaded.wrong_files(), warnings(&loaded)),
         Err(refused) => (refused.problems, Vec::new()),
     };
     let problems = Refused::lines(&file, &problems);
@@ -411,6 +434,22 @@ fn dump(shown: &Shown) -> ExitCode {
     match text {
         Ok(text) => print(&text),
         Err(error) => complain(&format!("the configuration cannot be shown: {error}"), 70),
+    }
+}
+
+fn man(directory: Option<&Path>) -> ExitCode {
+    // The pages refer to each other; there is none of `help`.
+    let command = Cli::command().disable_help_subcommand(true);
+    if let Some(directory) = directory {
+        return match fs::create_dir_all(directory).and_then(|()| clap_mangen::generate_to(command, directory)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&format!("{}: {error}", directory.display()), 73),
+        };
+    }
+    let mut page = Vec::new();
+    match clap_mangen::Man::new(command).render(&mut page) {
+        Ok(()) => print(&String::from_utf8_lossy(&page)),
+        Err(error) => complain(&error.to_string(), 70),
     }
 }
 

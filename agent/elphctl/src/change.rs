@@ -30,14 +30,31 @@ impl Change {
 
     /// An abbreviation was resolved: the repetition names the whole, which means the same later on too.
     pub(crate) fn resolved(&mut self, from: &str, to: &str) {
-        if let Some(place) = self.given.iter_mut().find(|argument| *argument == from) {
-            to.clone_into(place);
+        let option = format!("={from}");
+        for argument in &mut self.given {
+            if argument == from {
+                to.clone_into(argument);
+                return;
+            }
+            let Some(name) = argument.strip_suffix(&option).filter(|name| name.starts_with("--") && !name.contains('=')) else { continue };
+            *argument = format!("{name}={to}");
+            return;
         }
     }
 
     /// A choice was made: the repetition makes the same.
     pub(crate) fn chosen(&mut self, option: &str, value: &str) {
         self.given.extend([option.to_owned(), value.to_owned()]);
+    }
+
+    /// An option that the repetition has with this value, whether it was given with another or not at all.
+    pub(crate) fn set(&mut self, option: &str, value: &str) {
+        let with_value = format!("{option}=");
+        if let Some(place) = self.given.iter().position(|argument| argument == option) {
+            self.given.drain(place..(place + 2).min(self.given.len()));
+        }
+        self.given.retain(|argument| !argument.starts_with(&with_value));
+        self.chosen(option, value);
     }
 
     /// The command that shows the outcome.
@@ -88,6 +105,15 @@ mod tests {
         let id = change.request_id().to_owned();
         assert_eq!(change.repeat_line(), format!("elphctl conf remove 5f0c2f0e-0000-4000-8000-000000000001 'p*7' --request-id {id}"));
         assert_eq!(change.look_line(), "elphctl --socket '/tmp/a b' conf get 5f0c2f0e-0000-4000-8000-000000000001");
+    }
+
+    #[test]
+    fn a_secret_is_not_repeated_and_a_place_is_given_anew() {
+        let given = ["push", "register", "1042", "--token=abc", "--after-line", "7", "--after-line=8"].map(String::from);
+        let mut change = Change::new(Some("mine".into()), &given, &[]);
+        change.resolved("abc", "-");
+        change.set("--after-line", "9");
+        assert_eq!(change.repeat_line(), "elphctl push register 1042 --token=- --after-line 9");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 
 use elph_proto::v1::{
     agent_service_client::AgentServiceClient, call_service_client::CallServiceClient, conference_service_client::ConferenceServiceClient,
-    directory_service_client::DirectoryServiceClient, event_service_client::EventServiceClient,
+    directory_service_client::DirectoryServiceClient, event_service_client::EventServiceClient, push_service_client::PushServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time};
@@ -99,6 +99,8 @@ clients! {
     events: EventServiceClient;
     /// DirectoryService.
     directory: DirectoryServiceClient;
+    /// PushService.
+    push: PushServiceClient;
     /// AgentService.
     agent: AgentServiceClient;
     /// grpc.health.v1.
@@ -131,6 +133,16 @@ impl Agent {
             }
         };
         Ok(Self { service: InterceptedService::new(channel, speaker), timeout: settings.timeout, target })
+    }
+
+    /// The same connection for an answer that takes its time by nature.
+    pub(crate) fn patient(&self, least: Duration) -> Self {
+        Self { timeout: self.timeout.max(least), ..self.clone() }
+    }
+
+    /// Longest wait for an answer.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Waits for the answer to a question.

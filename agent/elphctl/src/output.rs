@@ -123,6 +123,16 @@ pub(crate) fn to_json(name: &str, message: &impl Message) -> Result<String, Stri
     String::from_utf8(serializer.into_inner()).map_err(|error| error.to_string())
 }
 
+/// A message from the protobuf JSON mapping; a field that it does not have is an error.
+pub(crate) fn from_json<M: Message + Default>(name: &str, text: &str) -> Result<M, String> {
+    let full = format!("elph.agent.v1.{name}");
+    let descriptor = POOL.as_ref().and_then(|pool| pool.get_message_by_name(&full)).ok_or_else(|| format!("{full} is not described"))?;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let message = DynamicMessage::deserialize(descriptor, &mut deserializer).map_err(|error| error.to_string())?;
+    deserializer.end().map_err(|error| error.to_string())?;
+    message.transcode_to().map_err(|error| error.to_string())
+}
+
 /// A note for people on standard error; if that is closed, nobody reads it.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "elphctl: {}", crate::render::clean(text));

@@ -187,7 +187,10 @@ impl Config {
                 problems.push(Problem::new(format!("oidc.issuers[{index}].jwks_file"), what));
             }
         }
-        problems.extend(crate::push::unusable(&self.push));
+        problems.extend(crate::push::unusable(&self.push).into_iter().filter_map(|unusable| match unusable {
+            crate::push::Unusable::Missing(problem) => Some(problem),
+            crate::push::Unusable::Wrong(_) => None,
+        }));
         if let Err(problem) = self.switch.dialect() {
             problems.push(problem);
         }
@@ -195,6 +198,15 @@ impl Config {
             problems.push(Problem::new(format!("grpc.{key}"), what));
         }
         problems
+    }
+
+    /// Files that are here but are not what they should be.
+    fn wrong_files(&self) -> Vec<Problem> {
+        let wrong = crate::push::unusable(&self.push).into_iter().filter_map(|unusable| match unusable {
+            crate::push::Unusable::Missing(_) => None,
+            crate::push::Unusable::Wrong(problem) => Some(problem),
+        });
+        wrong.collect()
     }
 
     /// As TOML, secrets masked.
@@ -227,9 +239,17 @@ impl Loaded {
         problems
     }
 
+    /// Files that are here but are not what they should be.
+    pub fn wrong_files(&self) -> Vec<Problem> {
+        let mut problems = self.config.wrong_files();
+        locate(&mut problems, &self.tree);
+        problems
+    }
+
     /// As [`Loaded::unreadable`], for those that cannot do without.
     pub fn require_files(&self) -> Result<(), Refused> {
-        let problems = self.unreadable();
+        let mut problems = self.unreadable();
+        problems.extend(self.wrong_files());
         if problems.is_empty() { Ok(()) } else { Err(Refused { file: self.path.display().to_string(), problems }) }
     }
 

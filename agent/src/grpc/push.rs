@@ -16,6 +16,7 @@ use push_queue::{Cancelled, Life, State, Watched};
 use push_registry::NewDevice;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
+use tonic_types::FieldViolation;
 
 use super::{Api, asked::Asked, check::Check};
 use crate::{
@@ -493,13 +494,17 @@ impl PushService for Api {
             return Err(Reason::UnknownApp.status(what));
         }
         let web_keys = asked.web_keys.as_ref().filter(|_| kind == Provider::Web);
+        let web_keys = web_keys.map(|keys| WebKeys { p256dh: keys.p256dh.clone(), auth: keys.auth.clone() });
+        if let Some((field, what)) = web_keys.as_ref().and_then(|keys| app.refuses(&token, keys)) {
+            return Err(Reason::invalid(vec![FieldViolation::new(field, what)]));
+        }
         let new = NewDevice {
             user: UserId { domain: domain.as_str().into(), alias: alias.as_str().into() },
             app: name.clone(),
             provider: kind,
             token,
             environment: app.environment,
-            web_keys: web_keys.map(|keys| WebKeys { p256dh: keys.p256dh.clone(), auth: keys.auth.clone() }),
+            web_keys,
             platform: asked.platform.clone(),
             locale: asked.locale.clone(),
             label: asked.label.clone(),

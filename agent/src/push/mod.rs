@@ -22,7 +22,7 @@ use push_queue::{Pushes, Senders, Telling, TokenGone, Verdict};
 use push_registry::Registry;
 
 pub use self::deliver::{Accepted, Order, Own, Target, registry};
-pub(crate) use self::senders::unusable;
+pub(crate) use self::senders::{Unusable, unusable};
 use crate::{
     config::{Config, DomainName, Push, PushEvents},
     lifecycle::{Failure, Shared},
@@ -42,6 +42,8 @@ pub struct App {
     /// Its payloads.
     pub templates: Templates,
     domains: Vec<DomainName>,
+    /// Which of browsers' services may be posted to.
+    endpoints: Option<push_web::Allowed>,
     sender: Arc<dyn Sender>,
 }
 
@@ -62,6 +64,13 @@ impl App {
             DomainName::All => true,
             DomainName::One(one) => one.as_str() == domain,
         })
+    }
+
+    /// What is wrong with a subscription, if something is: where it is posted to comes from a browser, so from anybody.
+    pub fn refuses(&self, endpoint: &Token, keys: &push_core::WebKeys) -> Option<(&'static str, String)> {
+        let wrong = self.endpoints.as_ref().and_then(|allowed| allowed.check(endpoint.expose()).err());
+        let wrong = wrong.map(|error| ("parameters.pn_prid", error.to_string()));
+        wrong.or_else(|| push_web::check_keys(keys).err().map(|error| ("web_keys", error.to_string())))
     }
 
     /// When key, certificate or account stops being valid.

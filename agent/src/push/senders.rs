@@ -10,7 +10,7 @@ use ecss_switch::connect::Endpoint;
 use push_apns::{Apns, Auth, Certificate, Field, ProviderTokens, SystemClock};
 use push_core::{AppName, Environment, Sender, connect::HostPort};
 use push_fcm::Fcm;
-use push_web::WebPush;
+use push_web::{Allowed, WebPush};
 
 use super::App;
 use crate::{
@@ -24,12 +24,34 @@ const FILE_LONGEST: u64 = 64 << 10;
 /// One key of a team serves all its applications, and Apple wants one token for it.
 type Teams = HashMap<(String, String, Vec<u8>), Arc<ProviderTokens>>;
 
+/// What an application cannot be used for.
+pub(crate) enum Unusable {
+    /// A file is not here. On another host it may be.
+    Missing(Problem),
+    /// A file is no key, certificate or account, or does not fit the rest.
+    Wrong(Problem),
+}
+
+impl From<Problem> for Unusable {
+    fn from(problem: Problem) -> Self {
+        Self::Wrong(problem)
+    }
+}
+
+impl Unusable {
+    fn problem(self) -> Problem {
+        match self {
+            Self::Missing(problem) | Self::Wrong(problem) => problem,
+        }
+    }
+}
+
 /// The applications with their senders. Nothing connects yet.
 pub(super) fn build(push: &Push) -> Result<BTreeMap<AppName, Arc<App>>, Failure> {
     let mut teams = Teams::new();
     let mut apps = BTreeMap::new();
     for (index, app) in push.apps.iter().enumerate() {
-        let built = one(&format!("push.apps[{index}]"), app, &mut teams);
+        let built = one(&format!("push.apps[{index}]"), app, &mut teams).map_err(Unusable::problem);
         let (name, built) = built.map_err(|problem| Failure::Unusable { key: problem.key, what: problem.what })?;
         apps.insert(name, Arc::new(built));
     }
@@ -37,23 +59,28 @@ pub(super) fn build(push: &Push) -> Result<BTreeMap<AppName, Arc<App>>, Failure>
 }
 
 /// What is wrong with the files that the applications name.
-pub(crate) fn unusable(push: &Push) -> Vec<Problem> {
+pub(crate) fn unusable(push: &Push) -> Vec<Unusable> {
     let mut teams = Teams::new();
     let built = push.apps.iter().enumerate().map(|(index, app)| one(&format!("push.apps[{index}]"), app, &mut teams));
     built.filter_map(Result::err).collect()
 }
 
-fn one(key: &str, app: &PushApp, teams: &mut Teams) -> Result<(AppName, App), Problem> {
+fn one(key: &str, app: &PushApp, teams: &mut Teams) -> Result<(AppName, App), Unusable> {
     let name = AppName::parse(&app.name).map_err(|error| Problem::new(format!("{key}.name"), error.to_string()))?;
     let templates = app.templates().map_err(|(kind, error)| Problem::new(format!("{key}.templates.{kind:?}"), error.to_string()))?;
+    let mut endpoints = None;
     let (sender, parameter) = match app.provider {
         PushProvider::Apns => apns(key, app, teams)?,
         PushProvider::Fcm => fcm(key, app)?,
-        PushProvider::Webpush => web(key, app)?,
+        PushProvider::Webpush => {
+            let (sender, allowed) = web(key, app)?;
+            endpoints = Some(allowed);
+            (sender, String::new())
+        }
     };
     let environment = environment(app);
     let domains = app.domains.clone();
-    Ok((name, App { provider: app.provider(), environment, parameter, templates, domains, sender }))
+    Ok((name, App { provider: app.provider(), environment, parameter, templates, domains, endpoints, sender }))
 }
 
 fn environment(app: &PushApp) -> Environment {
@@ -65,7 +92,7 @@ fn environment(app: &PushApp) -> Environment {
 
 // === APNs ===
 
-fn apns(key: &str, app: &PushApp, teams: &mut Teams) -> Result<(Arc<dyn Sender>, String), Problem> {
+fn apns(key: &str, app: &PushApp, teams: &mut Teams) -> Result<(Arc<dyn Sender>, String), Unusable> {
     let topic = app.topic.clone().unwrap_or_default();
     let (auth, parameter) = match &app.certificate_file {
         Some(file) => {
@@ -124,7 +151,7 @@ fn apns_key(key: &str, file: &str, field: Field) -> String {
 
 // === FCM ===
 
-fn fcm(key: &str, app: &PushApp) -> Result<(Arc<dyn Sender>, String), Problem> {
+fn fcm(key: &str, app: &PushApp) -> Result<(Arc<dyn Sender>, String), Unusable> {
     let (at, named, json) = secret(key, app)?;
     let wrong = |error: push_fcm::SettingsError| Problem::new(format!("{key}.{at}"), format!("{named}{}", super::told(&error)));
     let text = String::from_utf8(json).map_err(|_| Problem::new(format!("{key}.{at}"), format!("{named}is no UTF-8 text")))?;
@@ -148,39 +175,40 @@ fn fcm(key: &str, app: &PushApp) -> Result<(Arc<dyn Sender>, String), Problem> {
 
 // === web push ===
 
-fn web(key: &str, app: &PushApp) -> Result<(Arc<dyn Sender>, String), Problem> {
+fn web(key: &str, app: &PushApp) -> Result<(Arc<dyn Sender>, Allowed), Unusable> {
     let (at, named, pem) = secret(key, app)?;
     let subject = app.vapid_subject.clone().unwrap_or_default();
     let wrong = |error: push_web::SettingsError| Problem::new(format!("{key}.{at}"), format!("{named}{}", super::told(&error)));
     let text = String::from_utf8(pem).map_err(|_| Problem::new(format!("{key}.{at}"), format!("{named}is no UTF-8 text")))?;
     let mut settings = push_web::Settings::new(&text, &subject).map_err(wrong)?;
     if !app.endpoint_hosts.is_empty() {
-        let allowed = push_web::Allowed::only(app.endpoint_hosts.iter().map(String::as_str));
+        let allowed = Allowed::only(app.endpoint_hosts.iter().map(String::as_str));
         settings.allowed = allowed.map_err(|error| Problem::new(format!("{key}.endpoint_hosts"), super::told(&error)))?;
     }
     settings.ca_pem = authorities(key, app)?;
     settings.proxy = app.proxy.as_ref().map(host_port);
     let wrong = |error: push_web::SettingsError| Problem::new(key, super::told(&error));
     let connect = settings.connector().map_err(wrong)?;
-    Ok((Arc::new(WebPush::new(settings, connect).map_err(wrong)?), String::new()))
+    let allowed = settings.allowed.clone();
+    Ok((Arc::new(WebPush::new(settings, connect).map_err(wrong)?), allowed))
 }
 
 // === files ===
 
-fn read(key: &str, path: &std::path::Path) -> Result<Vec<u8>, Problem> {
-    read_bounded(path, FILE_LONGEST).map_err(|what| Problem::new(key, what))
+fn read(key: &str, path: &std::path::Path) -> Result<Vec<u8>, Unusable> {
+    read_bounded(path, FILE_LONGEST).map_err(|what| Unusable::Missing(Problem::new(key, what)))
 }
 
 /// Key or service account: the configuration's key, how a message begins, and what is in it.
-fn secret(key: &str, app: &PushApp) -> Result<(String, String, Vec<u8>), Problem> {
+fn secret(key: &str, app: &PushApp) -> Result<(String, String, Vec<u8>), Unusable> {
     let source = app.key(key)?;
     let kind = if app.provider == PushProvider::Fcm { "service_account" } else { "key" };
-    let (at, path) = source.place(kind).map_err(|what| Problem::new(format!("{key}.{kind}_credential"), what))?;
+    let (at, path) = source.place(kind).map_err(|what| Unusable::Missing(Problem::new(format!("{key}.{kind}_credential"), what)))?;
     let bytes = read(&format!("{key}.{at}"), &path)?;
     Ok((at, format!("{} ", path.display()), bytes))
 }
 
-fn authorities(key: &str, app: &PushApp) -> Result<Option<Vec<u8>>, Problem> {
+fn authorities(key: &str, app: &PushApp) -> Result<Option<Vec<u8>>, Unusable> {
     app.ca_file.as_deref().map(|path| read(&format!("{key}.ca_file"), path)).transpose()
 }
 

@@ -314,3 +314,42 @@ fn a_fingerprint_is_read_with_and_without_colons() {
     let pairs = vec!["AB"; 32].join(":");
     assert_eq!(Fingerprint::try_from(digits).unwrap(), Fingerprint::try_from(pairs).unwrap());
 }
+
+#[test]
+fn keys_and_files_for_pushes_are_refused_with_the_file_and_what_to_mend() {
+    let apns = "[[push.apps]]\nname = \"ios\"\nprovider = \"apns\"\ntopic = \"ru.example.elph\"\nkey_file = \"KEY\"\nkey_id = \"ABC123DEFG\"\nteam_id = \"DEF123GHIJ\"\n";
+    let fcm = "[[push.apps]]\nname = \"android\"\nprovider = \"fcm\"\nservice_account_file = \"KEY\"\n";
+    let check = |push: &str, content: &str| {
+        let files = Files::new(WHOLE);
+        let key = files.write("key", content);
+        std::fs::write(&files.config, format!("{WHOLE}\n{}", push.replace("KEY", key.to_str().unwrap()))).unwrap();
+        let output = binary().args(["config", "check", "--config"]).arg(&files.config).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (push, content, said) in [
+        (apns, "no key", "push.apps[0].key_file: "),
+        (apns, "no key", "/key is no key for APNs: it must be the PKCS#8 PEM of a P-256 key"),
+        (fcm, "{}", "push.apps[0].service_account_file: "),
+        (fcm, "{\"project_info\":{}}", "/key "),
+        (&apns.replace("ABC123DEFG", "ABC"), "", "push.apps[0].key_id: must be ten letters and digits"),
+        (&apns.replace("topic = \"ru.example.elph\"\n", ""), "", "push.apps[0].topic: is missing; it is the application's bundle id"),
+        (&apns.replace("key_file = \"KEY\"\n", ""), "", "push.apps[0]: needs key_file or key_credential"),
+        (&format!("{fcm}topic = \"a.b\"\n"), "", "push.apps[0].topic: is not for provider \"fcm\""),
+        (&format!("{fcm}{fcm}"), "", "push.apps[1].name: is named twice"),
+        (
+            &format!("{apns}[push.apps.templates]\ncall = '{{\"a\":\"{{calller}}\"}}'\n"),
+            "",
+            "uses the unknown name {calller}; known are: event, call_id",
+        ),
+        ("[[push.events]]\ndomains = [\"*\"]\ncalls = true\n", "", "push.events: has nothing to push to"),
+    ] {
+        let (code, told) = check(push, content);
+        assert_eq!(code, Some(64), "{push}: {told}");
+        assert!(told.contains(said), "wanted {said}\nfound {told}");
+        assert!(!told.contains("no key\n"), "what is in a key is not shown: {told}");
+    }
+    // On the host where it is written the file need not be.
+    let (code, told) = check(&apns.replace("KEY", "/nonexistent/key"), "");
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("warning: ") && told.contains("/nonexistent/key cannot be read"), "{told}");
+}

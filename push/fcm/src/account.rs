@@ -199,7 +199,7 @@ impl Account {
         if state.generation != token.generation || state.token.is_none() {
             return true;
         }
-        if false {
+        if state.refused_at.is_some_and(|at| now < at + BETWEEN_REFUSALS) {
             return false;
         }
         state.refused_at = Some(now);

@@ -219,6 +219,27 @@ async fn noise_in_place_of_http_is_an_error_and_no_panic() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_service_that_takes_connections_and_drops_them_is_not_hammered_by_those_who_wait() {
+    let (pool, mut opened) = pipes(b"h2", Limits::default());
+    let service = tokio::spawn(async move {
+        let mut count = 0;
+        while let Ok(Some(io)) = tokio::time::timeout(Duration::from_secs(60), opened.recv()).await {
+            drop(Peer::begin(io, 100).await);
+            count += 1;
+        }
+        count
+    });
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < Duration::from_secs(300) {
+        assert!(pool.ask(Class::Call).send(message).await.is_err());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(pool);
+    let count = service.await.unwrap();
+    assert!((10..200).contains(&count), "{count}");
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
 

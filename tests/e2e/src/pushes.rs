@@ -35,10 +35,12 @@ impl Providers {
         std::fs::write(directory.join("ca.pem"), sim.ca_pem())?;
         std::fs::write(directory.join("apns.p8"), &sim.team().p8)?;
         std::fs::write(directory.join("firebase.json"), sim.service_account_json())?;
+        let vapid = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        std::fs::write(directory.join("vapid.pem"), vapid.serialize_pem())?;
         Ok(Self { sim, directory, _keep: keep })
     }
 
-    /// The applications `ios` and `android`, as lines of the agent's configuration.
+    /// The applications `ios`, `android` and `web`, as lines of the agent's configuration.
     pub fn apps(&self) -> String {
         let (team, addresses, dir) = (self.sim.team(), self.sim.addresses(), self.directory.display());
         format!(
@@ -59,12 +61,20 @@ service_account_file = "{dir}/firebase.json"
 token_url = "{token_url}"
 ca_file = "{dir}/ca.pem"
 endpoint = "{fcm}"
+[[push.apps]]
+name = "web"
+provider = "webpush"
+key_file = "{dir}/vapid.pem"
+vapid_subject = "mailto:noc@example.org"
+endpoint_hosts = ["{web}"]
+ca_file = "{dir}/ca.pem"
 "#,
             key = team.key_id,
             team = team.team_id,
             apns = addresses.apns,
             fcm = addresses.fcm,
             token_url = self.sim.token_url(),
+            web = addresses.web_push,
         )
     }
 

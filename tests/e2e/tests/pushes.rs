@@ -1,16 +1,17 @@
 //! Pushes end to end: the simulated switch rings, the real agent decides, and the simulated Apple and Google get it. And `PushService`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context, ensure};
 use e2e::{
-    Stack, eventually,
+    PATIENCE, Stack, eventually,
     phones::reason,
     pushes::{Providers, apns_token, event, field},
     request_id,
 };
 use elph_proto::{reason::Reason, v1};
 use push_sim::{Arrival, DeviceState, Effect, Fault, Provider};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 
 fn of(arrivals: &[Arrival], provider: Provider) -> Vec<String> {
     arrivals.iter().filter(|arrival| arrival.provider == provider).map(event).collect()
@@ -228,5 +229,153 @@ async fn two_tenants_never_see_each_others_devices_and_pushes() -> anyhow::Resul
         v1::TestDeviceRequest { domain: stack.domain().to_owned(), device_id: "none".to_owned(), as_call: false, request_id: request_id() };
     assert_eq!(reason(stack.push().test_device(test).await)?, Reason::UnknownDevice);
     assert!(!device.token_end.contains(&apns_token(1)));
+    stack.stop().await
+}
+
+/// The agent is killed again and again while callers send: what it said it took on arrives, whatever came between.
+#[tokio::test]
+async fn trial_12_killed_in_a_loop_under_load_every_accepted_push_arrives() -> anyhow::Result<()> {
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let providers = Providers::start().await?;
+    let mut stack = providers.stack_with("calls = false\n").await?;
+    let [_, alias] = two_phones(&stack)?;
+    stack.device(&providers, &alias, "ios", 1).await?;
+    stack.device(&providers, &alias, "android", 2).await?;
+    let mut accepted = HashSet::new();
+    for round in 0..4 {
+        let (client, domain, alias) = (stack.push(), stack.domain().to_owned(), alias.clone());
+        let load = tokio::spawn(async move {
+            let mut taken = Vec::new();
+            for number in 0.. {
+                match client.clone().send_push(message(&domain, &alias, &format!("{round}-{number}"))).await {
+                    Ok(answer) => taken.extend(answer.into_inner().pushes.into_iter().map(|push| push.push_id)),
+                    // The agent is gone: what this one became nobody knows.
+                    Err(_) => break,
+                }
+            }
+            taken
+        });
+        let before = providers.sim.arrived().len();
+        let some = rng.random_range(20..120);
+        eventually("some are under way", || async { (providers.sim.arrived().len() >= before + some).then_some(()) }).await?;
+        stack.crash_agent().await?;
+        accepted.extend(load.await?);
+    }
+    let arrived = |all: &[Arrival]| all.iter().map(|arrival| field(arrival, "push_id")).collect::<Vec<_>>();
+    let all = providers.taken("all that was accepted", |all| {
+        let arrived: HashSet<String> = arrived(all).into_iter().collect();
+        accepted.iter().all(|id| arrived.contains(id))
+    });
+    let arrived = arrived(&all.await?);
+    let unique: HashSet<&String> = arrived.iter().collect();
+    println!("{} accepted, {} arrived, {} of them twice", accepted.len(), unique.len(), arrived.len() - unique.len());
+    ensure!(accepted.len() > 80, "only {} were accepted", accepted.len());
+    stack.stop().await
+}
+
+#[tokio::test]
+async fn a_browser_gets_what_is_sent_and_nobody_makes_the_agent_post_elsewhere() -> anyhow::Result<()> {
+    let providers = Providers::start().await?;
+    let stack = providers.stack_with("calls = true\n").await?;
+    let [caller, alias] = two_phones(&stack)?;
+    let subscription = providers.sim.subscribe()?;
+    let register = |endpoint: String| v1::RegisterDeviceRequest {
+        domain: stack.domain().to_owned(),
+        alias: alias.clone(),
+        app: "web".to_owned(),
+        parameters: Some(v1::PushParameters { pn_provider: "webpush".to_owned(), pn_prid: endpoint, pn_param: String::new() }),
+        web_keys: Some(v1::WebPushKeys { p256dh: subscription.p256dh.clone(), auth: subscription.auth.clone() }),
+        request_id: request_id(),
+        ..Default::default()
+    };
+    let inside = stack.push().register_device(register("https://intranet.example/hook".to_owned())).await;
+    assert_eq!(reason(inside)?, Reason::InvalidRequest);
+    stack.push().register_device(register(subscription.endpoint.clone())).await?;
+    let sent = stack.push().send_push(message(stack.domain(), &alias, "to a page")).await?.into_inner();
+    ensure!(sent.pushes.len() == 1, "{sent:?}");
+    let first = providers.taken("the page gets it", |all| !all.is_empty()).await?;
+    assert_eq!((field(&first[0], "body").as_str(), field(&first[0], "room").as_str()), ("to a page", "7"));
+    let dialled = stack.sim.switch().dial(stack.domain(), &caller, &alias)?;
+    providers.taken("the page rings", |all| all.iter().any(|arrival| event(arrival) == "call")).await?;
+    stack.sim.switch().release_call(stack.domain(), &dialled.call)?;
+    providers.taken("and stops", |all| all.iter().any(|arrival| event(arrival) == "cancel")).await?;
+    stack.stop().await
+}
+
+#[tokio::test]
+async fn many_users_get_theirs_in_one_stream_and_watchers_see_every_step() -> anyhow::Result<()> {
+    let providers = Providers::start().await?;
+    let stack = providers.stack_with("calls = false\n").await?;
+    let aliases = stack.sim.switch().aliases(stack.domain(), 0, 10)?;
+    for (number, alias) in (1..).zip(&aliases) {
+        stack.device(&providers, alias, if number % 2 == 0 { "ios" } else { "android" }, number).await?;
+    }
+    let mut watch = stack.push().watch_pushes(v1::WatchPushesRequest { final_only: true, ..Default::default() }).await?.into_inner();
+    let orders: Vec<v1::SendPushesRequest> = aliases
+        .iter()
+        .map(|alias| message(stack.domain(), alias, "to all"))
+        .map(|one| v1::SendPushesRequest { domain: one.domain, order: one.order, request_id: one.request_id })
+        .collect();
+    let ids: Vec<String> = orders.iter().map(|order| order.request_id.clone()).collect();
+    let mut answers = stack.push().send_pushes(tokio_stream::iter(orders)).await?.into_inner();
+    let mut answered = Vec::new();
+    while let Some(answer) = answers.message().await? {
+        ensure!(answer.refused_reason.is_empty() && answer.pushes.len() == 1, "{answer:?}");
+        answered.push(answer.request_id);
+    }
+    assert_eq!(answered, ids);
+    for _ in &aliases {
+        let step = tokio::time::timeout(PATIENCE, watch.message()).await??.context("the stream ended")?;
+        let Some(v1::watch_pushes_response::Message::Event(event)) = step.message else { anyhow::bail!("{step:?}") };
+        assert_eq!(event.state(), v1::PushState::Accepted);
+    }
+    let apps = stack.push().list_apps(v1::ListAppsRequest {}).await?.into_inner().apps;
+    let counted: Vec<(&str, u64, bool)> = apps.iter().map(|app| (app.name.as_str(), app.devices, app.connected)).collect();
+    assert_eq!(counted, [("android", 5, true), ("ios", 5, true), ("web", 0, false)]);
+    stack.stop().await
+}
+
+#[tokio::test]
+async fn trial_16_a_phone_that_rings_over_sip_gets_no_push_where_it_is_so_configured_and_the_switch_may_push_itself() -> anyhow::Result<()>
+{
+    for events in ["calls = true\nonly_unless_ringing = true\n", "calls = false\n"] {
+        let providers = Providers::start().await?;
+        let stack = providers.stack_with(events).await?;
+        let [caller, called] = two_phones(&stack)?;
+        stack.device(&providers, &called, "ios", 1).await?;
+        let dialled = stack.sim.switch().dial(stack.domain(), &caller, &called)?;
+        stack.found(&dialled.call, |call| call.state() == v1::CallState::Alerting).await?;
+        stack.sim.switch().release_call(stack.domain(), &dialled.call)?;
+        stack.found(&dialled.call, |call| call.state() == v1::CallState::Ended).await?;
+        // What comes after it has come, so that nothing is still on its way.
+        stack.push().send_push(message(stack.domain(), &called, "last")).await?;
+        let all = providers.taken("the last one", |all| !all.is_empty()).await?;
+        assert_eq!(of(&all, Provider::Apns), ["message"], "{events}");
+        stack.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_conference_invites_by_push_and_takes_the_invitation_back_when_the_invited_is_in() -> anyhow::Result<()> {
+    let providers = Providers::start().await?;
+    let stack = providers.stack_with("conferences = true\n").await?;
+    let aliases = stack.sim.switch().aliases(stack.domain(), 0, 2)?;
+    stack.device(&providers, &aliases[1], "android", 1).await?;
+    let conference = stack.gathered(&aliases[0], &[]).await?;
+    let invite = v1::InviteParticipantsRequest {
+        request_id: request_id(),
+        conference_id: conference.id.clone(),
+        numbers: vec![aliases[1].clone()],
+        ..Default::default()
+    };
+    stack.conferences().invite_participants(invite).await?;
+    let told = providers.taken("the invitation", |all| !all.is_empty()).await?;
+    assert_eq!((event(&told[0]).as_str(), field(&told[0], "conference_id")), ("invitation", conference.id.clone()));
+    stack.sim.switch().device_answer(stack.domain(), &aliases[1])?;
+    let told = providers.taken("it is void", |all| all.len() >= 2).await?;
+    assert_eq!((event(&told[1]).as_str(), field(&told[1], "reason").as_str()), ("invitation_cancel", "answered_elsewhere"));
     stack.stop().await
 }

@@ -19,7 +19,7 @@ use crate::{
     device::Provider,
     fault::Effect,
     gate::{Gate, GatedStream},
-    sim::Core,
+    state::Core,
 };
 
 /// How long a TLS handshake may take.

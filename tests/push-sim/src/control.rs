@@ -18,7 +18,7 @@ use crate::{
     apns::GoAway,
     device::{Device, DeviceState, Provider},
     fault::Fault,
-    sim::Core,
+    state::Core,
 };
 
 const MANUAL: &str = "\

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use tokio::{fs::OpenOptions, io::AsyncWriteExt};
 
-use crate::sim::Core;
+use crate::state::Core;
 
 pub(crate) async fn write(directory: &Path, core: &Core) -> anyhow::Result<()> {
     tokio::fs::create_dir_all(directory).await.with_context(|| format!("make {}", directory.display()))?;

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     connections::Connected,
     fault::{self, BAD_GATEWAY_PAGE, Effect, Struck},
-    sim::Core,
+    state::Core,
 };
 
 /// The largest body that is read.

@@ -20,7 +20,9 @@ mod google;
 mod http2;
 mod https;
 mod jwt;
+mod options;
 mod sim;
+mod state;
 #[cfg(test)]
 mod testing;
 mod web_push;
@@ -32,5 +34,6 @@ pub use authority::ClientCertificate;
 pub use counters::{ApnsViolations, Counters, ProviderCounters};
 pub use device::{Device, DeviceState, Provider};
 pub use fault::{Effect, Fault};
-pub use sim::{Addresses, Options, Ports, PushSim};
+pub use options::{Addresses, Options, Ports};
+pub use sim::PushSim;
 pub use web_push::Subscription;

@@ -1,14 +1,12 @@
 //! The simulator as a library: the three services and the control API on their ports, and everything that tests ask of them.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context;
-use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, TcpSocket},
     task::JoinSet,
@@ -16,19 +14,21 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    apns::{self, Apns, FirstToken, GoAway, Rules, TokenUpdates},
+    apns::{self, Apns, GoAway, Rules},
     apple::{Environment, TeamKey, Teams},
-    arrival::{Arrival, Arrivals, Record, Waited},
+    arrival::{Arrival, Arrivals, Waited},
     authority::{Authority, ClientCertificate},
     clock::Clock,
     connections::{self, Line},
     control,
     counters::{Counters, Meters},
     device::{Device, DeviceState, Devices, Provider},
-    fault::{Effect, Fault, Faults},
+    fault::{Fault, Faults},
     fcm, files,
     google::Google,
     https,
+    options::{Addresses, Options},
+    state::Core,
     web_push::{self, Browsers, Subscription},
 };
 
@@ -37,202 +37,12 @@ const STOP: Duration = Duration::from_secs(5);
 /// What a provider token lives, and how seldom it may be renewed (Apple).
 const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 const TOKEN_REFRESH: Duration = Duration::from_secs(20 * 60);
-/// Streams that Apple lets a connection have.
-const MAX_STREAMS: u32 = 1000;
-/// How long client certificates of the demo are good.
-const YEAR: Duration = Duration::from_secs(365 * 86_400);
-
-/// Ports; 0 = any free one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Ports {
-    /// Apple's.
-    pub apns: u16,
-    /// Google's, both the token endpoint and FCM.
-    pub fcm: u16,
-    /// The browsers'.
-    pub web_push: u16,
-    /// The control API.
-    pub control: u16,
-}
-
-/// How the simulator is set up.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Seed of made-up ids and of the team's id; `None` = a random one. Keys and access tokens are never of a seed.
-    pub seed: Option<u64>,
-    /// Address to listen on.
-    pub host: IpAddr,
-    /// Ports.
-    pub ports: Ports,
-    /// What is kept of requests.
-    pub record: Record,
-    /// How many requests are kept at most.
-    pub keep: usize,
-    /// How long every answer to a push takes.
-    pub delay: Duration,
-    /// Whether device tokens that nobody registered are accepted, if they have the right form.
-    pub accept_unknown_devices: bool,
-    /// Bundle ids of the team and of the client certificate in `directory`; empty = any.
-    pub topics: Vec<String>,
-    /// Which of Apple's environments this is.
-    pub environment: Environment,
-    /// Apple's rule for new token-authenticated connections.
-    pub first_token: FirstToken,
-    /// SETTINGS_MAX_CONCURRENT_STREAMS of APNs.
-    pub max_streams: u32,
-    /// Where early renewals of provider tokens are refused.
-    pub token_updates: TokenUpdates,
-    /// Google project of the service account.
-    pub project: String,
-    /// How long Google's access tokens are good.
-    pub fcm_token_lifetime: Duration,
-    /// Where keys, certificates and accounts are written for a demo.
-    pub directory: Option<PathBuf>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            seed: Some(0),
-            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            ports: Ports::default(),
-            record: Record::All,
-            keep: 100_000,
-            delay: Duration::ZERO,
-            accept_unknown_devices: false,
-            topics: vec!["org.elph.phone".to_owned()],
-            environment: Environment::Production,
-            first_token: FirstToken::Refuse,
-            max_streams: MAX_STREAMS,
-            token_updates: TokenUpdates::PerConnection,
-            project: "elph-demo".to_owned(),
-            fcm_token_lifetime: Duration::from_secs(3599),
-            directory: None,
-        }
-    }
-}
-
-/// Where the services listen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Addresses {
-    /// APNs: TLS, HTTP/2.
-    pub apns: SocketAddr,
-    /// FCM and its token endpoint: HTTPS.
-    pub fcm: SocketAddr,
-    /// Web push: HTTPS.
-    pub web_push: SocketAddr,
-    /// The control API: plain HTTP.
-    pub control: SocketAddr,
-}
-
-/// What every part refers to.
-#[derive(Debug)]
-pub(crate) struct Core {
-    pub(crate) clock: Clock,
-    pub(crate) teams: Teams,
-    pub(crate) google: Google,
-    pub(crate) devices: Devices,
-    pub(crate) browsers: Browsers,
-    pub(crate) faults: Faults,
-    pub(crate) meters: Meters,
-    pub(crate) arrivals: Arrivals,
-    pub(crate) apns: Apns,
-    pub(crate) fcm_line: Arc<Line>,
-    pub(crate) web_push_line: Arc<Line>,
-    /// Names that the token endpoint goes by.
-    pub(crate) token_urls: Vec<String>,
-    /// Origins that the web push service goes by, the first of which is in endpoints.
-    pub(crate) web_push_origins: Vec<String>,
-    pub(crate) fcm_token_lifetime: Duration,
-    pub(crate) shutdown: CancellationToken,
-    seed: u64,
-    addresses: Addresses,
-    authority: Authority,
-    team: TeamKey,
-    service_account: String,
-}
 
 /// A running simulator. Dropping it stops it.
 #[derive(Debug)]
 pub struct PushSim {
     core: Arc<Core>,
     tasks: JoinSet<()>,
-}
-
-// === impl Core ===
-
-impl Core {
-    /// How long answers of FCM and web push take.
-    pub(crate) fn fcm_delay(&self) -> Duration {
-        self.apns.delay()
-    }
-
-    fn line(&self, provider: Provider) -> &Line {
-        match provider {
-            Provider::Apns => &self.apns.line,
-            Provider::Fcm | Provider::FcmToken => &self.fcm_line,
-            Provider::WebPush => &self.web_push_line,
-        }
-    }
-
-    pub(crate) fn add_fault(&self, fault: Fault) {
-        let line = self.line(fault.provider);
-        match fault.effect {
-            Effect::HalfOpen => line.gate.freeze(true),
-            Effect::SlowReading { bytes_per_second } => line.gate.slow_reading(bytes_per_second),
-            Effect::Mute if fault.provider == Provider::Apns => self.apns.set_mute(true),
-            _ => {}
-        }
-        self.faults.add(fault);
-    }
-
-    pub(crate) fn clear_faults(&self) {
-        self.faults.clear();
-        self.apns.set_mute(false);
-        for line in [&self.apns.line, &self.fcm_line, &self.web_push_line] {
-            line.gate.slow_reading(0);
-            line.gate.freeze(false);
-        }
-    }
-
-    pub(crate) fn cut(&self, provider: Provider) {
-        self.line(provider).cut();
-    }
-
-    pub(crate) fn counters(&self) -> Counters {
-        self.meters.read(self.arrivals.dropped())
-    }
-
-    pub(crate) fn set_state(&self, provider: Provider, token: &str, state: DeviceState) -> bool {
-        match provider {
-            Provider::WebPush => self.browsers.set_gone(token, state != DeviceState::Active),
-            Provider::Apns => self.devices.set_state(provider, &token.to_ascii_lowercase(), state),
-            Provider::Fcm | Provider::FcmToken => self.devices.set_state(Provider::Fcm, token, state),
-        }
-    }
-
-    pub(crate) fn subscribe(&self) -> anyhow::Result<Subscription> {
-        self.browsers.subscribe(self.web_push_origins.first().map(String::as_str).unwrap_or_default())
-    }
-
-    pub(crate) fn client_certificate(&self, topics: &[&str], valid_for: Duration) -> anyhow::Result<ClientCertificate> {
-        self.authority.client(topics, valid_for)
-    }
-
-    /// Addresses and names, for scripts.
-    pub(crate) fn ready_json(&self) -> serde_json::Value {
-        serde_json::json!({
-            "seed": self.seed,
-            "apns": self.addresses.apns,
-            "fcm": format!("https://{}", self.addresses.fcm),
-            "token": self.token_urls.first(),
-            "web_push": self.web_push_origins.first(),
-            "control": format!("http://{}", self.addresses.control),
-            "team_id": self.team.team_id,
-            "key_id": self.team.key_id,
-            "topics": self.team.topics,
-        })
-    }
 }
 
 // === impl PushSim ===
@@ -519,27 +329,4 @@ fn bind(host: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
         socket.listen(1024)
     };
     listen().with_context(|| format!("listen on {host}:{port}"))
-}
-
-/// What `files` writes.
-impl Core {
-    pub(crate) fn demo_files(&self) -> anyhow::Result<Vec<(String, String)>> {
-        let mut topics: Vec<String> = self.team.topics.clone();
-        if topics.is_empty() {
-            topics.push("org.elph.phone".to_owned());
-        }
-        for app in topics.clone() {
-            topics.extend([format!("{app}.voip"), format!("{app}.complication")]);
-        }
-        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-        let client = self.authority.client(&topics, YEAR)?;
-        Ok(vec![
-            ("ca.pem".to_owned(), self.authority.pem.clone()),
-            (format!("AuthKey_{}.p8", self.team.key_id), self.team.p8.clone()),
-            ("apns-client.pem".to_owned(), client.certificate_pem),
-            ("apns-client-key.pem".to_owned(), client.key_pem),
-            ("service-account.json".to_owned(), self.service_account.clone()),
-            ("subscription.json".to_owned(), format!("{:#}\n", self.subscribe()?.to_json())),
-        ])
-    }
 }

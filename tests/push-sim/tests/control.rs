@@ -1,5 +1,5 @@
 //! The program and its control API, as a script meets them.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "what fails in a helper fails the test")]
+#![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
 
 use std::{
     path::Path,

@@ -4,6 +4,7 @@ pub(crate) mod calls;
 pub(crate) mod conf;
 pub(crate) mod directory;
 pub(crate) mod events;
+pub(crate) mod push;
 pub(crate) mod value;
 
 use std::{path::PathBuf, time::Duration};
@@ -13,12 +14,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// The exit codes, as the help and the man page tell them.
 pub(crate) const EXIT_CODES: &[(u8, &str)] = &[
     (0, "done"),
-    (1, "refused: the agent or the switch did not do it and says why"),
+    (1, "refused: the agent, the switch or a push provider did not do it and says why"),
     (2, "usage: the command line, the settings or a field of the request is wrong"),
-    (3, "unavailable: agent or switch out of reach or too busy; nothing was done"),
+    (3, "unavailable: agent, switch or provider out of reach or too busy; nothing was done"),
     (4, "outcome unknown: perhaps done; look, or repeat with the same --request-id"),
     (5, "not allowed: who you are, a scope, a domain, a right or a password"),
-    (6, "not found: no such domain, alias, call, leg, conference or participant"),
+    (6, "not found: no such domain, alias, call, leg, conference, participant, device or push"),
     (7, "changed meanwhile: someone else was faster; look again and decide anew"),
     (8, "local: a file or the output could not be read or written"),
 ];
@@ -39,6 +40,7 @@ pub(crate) const EXAMPLES: &[(&str, &str)] = &[
     ("elphctl calls list", "calls that go on, in every domain you may see"),
     ("elphctl calls make 1042 1043", "ring 1042, then call 1043"),
     ("elphctl conf mute-all 5f0c --may-unmute no", "an id may be shortened while it is unique"),
+    ("elphctl push test 0193a5c2", "one push to a device; says what its provider answered"),
     ("elphctl events watch --resume /var/lib/me/cursor --json", "every change, one JSON object per line, resumable"),
 ];
 
@@ -65,9 +67,9 @@ pub(crate) fn after_long_help() -> String {
     text
 }
 
-/// Operates an elph-agent: calls, conferences, events and directory of an ECSS-10.
+/// Operates an elph-agent: calls, conferences, events, pushes and directory of an ECSS-10.
 ///
-/// Ids of calls and conferences may be shortened while they are unique, and a participant may be named by number. Commands that change
+/// Ids of calls, conferences and devices may be shortened while they are unique, and a participant may be named by number. Commands that change
 /// something answer with the state after it; each has a request id, and repeated with the same one it is not done twice. Tables are for
 /// people; --json gives programs the API's own answers.
 #[derive(Debug, Parser)]
@@ -169,6 +171,12 @@ pub(crate) enum Command {
     /// Watches changes
     #[command(subcommand)]
     Events(events::EventsCommand),
+    /// Registers devices, sends pushes to them and tells what became of each
+    ///
+    /// A device is what an application registered of a user: provider and token. Ids of devices may be shortened while they are unique in
+    /// the domain; a push has a whole id. What 'push send' answers is on disk and will be sent at least once, until its time is over.
+    #[command(subcommand)]
+    Push(push::PushCommand),
     /// Reads domains, subscribers, rooms; checks passwords
     #[command(subcommand, visible_alias = "dir")]
     Directory(directory::DirectoryCommand),

@@ -25,6 +25,12 @@ pub(crate) fn request_id(text: &str) -> Result<String, String> {
     if fits { Ok(text.to_owned()) } else { Err("must be 1 to 64 printable ASCII characters without spaces".into()) }
 }
 
+/// `KEY=VALUE`; the value may hold further equals signs.
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    pair.map(|(key, value)| (key.to_owned(), value.to_owned())).ok_or_else(|| "must be KEY=VALUE".into())
+}
+
 /// Where a stream of events starts.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Start {

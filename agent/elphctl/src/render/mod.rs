@@ -4,6 +4,7 @@ pub(crate) mod call;
 pub(crate) mod conference;
 pub(crate) mod directory;
 pub(crate) mod event;
+pub(crate) mod push;
 
 use comfy_table::{Attribute, Cell as TableCell, CellAlignment, Color, ContentArrangement, Table, presets};
 use jiff::{Timestamp, ToSpan};

@@ -1,7 +1,5 @@
 //! `elphctl calls`.
 
-use std::io::{IsTerminal, Read};
-
 use elph_proto::v1::{
     AnswerCallRequest, Call, CallState, CancelTransferRequest, CompleteTransferRequest, ConsultCallRequest, DeflectCallRequest,
     GetCallResponse, HoldCallRequest, JoinCallsRequest, LegSelector, LegState, ListCallsRequest, ListCallsResponse, MakeCallRequest,
@@ -10,7 +8,7 @@ use elph_proto::v1::{
 use prost::Message;
 
 use super::{
-    Session,
+    Session, piped,
     resolve::{PAGE, only_leg},
 };
 use crate::{
@@ -241,20 +239,10 @@ impl Session<'_> {
     }
 
     async fn dtmf(&mut self, dtmf: Dtmf) -> Result<(), Failure> {
-        let digits = if dtmf.digits == "-" { read_digits()? } else { dtmf.digits.clone() };
+        let digits = if dtmf.digits == "-" { piped("digits")? } else { dtmf.digits.clone() };
         let (mut change, leg) = self.chosen_leg(&dtmf.call.call, &dtmf.choice, TALKING, self.change(&dtmf.repeat)).await?;
         // Digits may be a PIN: the advice does not repeat them.
         change.resolved(&dtmf.digits, "-");
         order!(self, change, send_dtmf(SendDtmfRequest { leg: leg, digits: digits }), "SendDtmfResponse")
     }
-}
-
-fn read_digits() -> Result<String, Failure> {
-    let stdin = std::io::stdin();
-    if stdin.is_terminal() {
-        return Err(Failure::Usage("pipe the digits in: what is typed would show".into()));
-    }
-    let mut text = String::new();
-    stdin.lock().take(256).read_to_string(&mut text).map_err(|error| Failure::Local(format!("cannot read the digits: {error}")))?;
-    Ok(text.trim().to_owned())
 }

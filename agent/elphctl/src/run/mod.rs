@@ -6,8 +6,11 @@ mod conf;
 mod directory;
 mod events;
 mod follow;
+mod push;
 mod reference;
 mod resolve;
+
+use std::io::{IsTerminal, Read};
 
 use crate::{
     change::Change,
@@ -33,6 +36,21 @@ impl Session<'_> {
     }
 }
 
+/// Longest secret taken from standard input.
+const PIPED_LIMIT: u64 = 64 << 10;
+
+/// What is piped in because it must show nowhere, without the line end.
+pub(crate) fn piped(what: &str) -> Result<String, Failure> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        return Err(Failure::Usage(format!("pipe the {what} in: what is typed would show")));
+    }
+    let mut text = String::new();
+    let read = stdin.lock().take(PIPED_LIMIT).read_to_string(&mut text);
+    read.map_err(|error| Failure::Local(format!("cannot read the {what}: {error}")))?;
+    Ok(text.trim().to_owned())
+}
+
 /// Runs a command.
 pub(crate) async fn run(cli: Cli, given: Vec<String>, out: &mut Output) -> Result<(), Failure> {
     match cli.command {
@@ -47,6 +65,10 @@ pub(crate) async fn run(cli: Cli, given: Vec<String>, out: &mut Output) -> Resul
         Command::Directory(command) => directory::password(command)?,
         _ => None,
     };
+    let pushed = match &cli.command {
+        Command::Push(command) => push::input(command)?,
+        _ => push::Input::default(),
+    };
     let agent = Agent::connect(&settings).await?;
     let mut session = Session { agent, settings, given, out };
     match cli.command {
@@ -54,6 +76,7 @@ pub(crate) async fn run(cli: Cli, given: Vec<String>, out: &mut Output) -> Resul
         Command::Conf(command) => Box::pin(session.conferences(command)).await,
         Command::Events(command) => Box::pin(session.events(command)).await,
         Command::Directory(command) => Box::pin(session.directory(command, password)).await,
+        Command::Push(command) => Box::pin(session.push(command, pushed)).await,
         Command::Links => session.links().await,
         Command::Info => session.info().await,
         Command::Health { service } => session.health(service).await,

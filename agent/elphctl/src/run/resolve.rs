@@ -3,7 +3,7 @@
 
 use elph_proto::v1::{
     Call, CallState, Conference, GetCallRequest, GetConferenceRequest, Leg, LegSelector, LegState, ListCallsRequest,
-    ListConferencesRequest, ListDomainsRequest,
+    ListConferencesRequest, ListDevicesRequest, ListDomainsRequest,
 };
 
 use super::Session;
@@ -89,6 +89,19 @@ impl Session<'_> {
             ids.extend(self.page_conferences(request, LOOK_THROUGH).await?.conferences.into_iter().map(|conference| conference.id));
         }
         only("conference", given, ids.iter().map(String::as_str))
+    }
+
+    /// A device's id, by its beginning if that is unique in the domain.
+    pub(crate) async fn device_id(&self, domain: &str, given: &str) -> Result<String, Failure> {
+        if !is_beginning(given) {
+            return Ok(given.to_owned());
+        }
+        let request = ListDevicesRequest { domain: domain.to_owned(), ..Default::default() };
+        let found = self.page_devices(request, LOOK_THROUGH).await?;
+        if !found.next_page_token.is_empty() {
+            return Err(Failure::Usage(format!("{domain} has more than {LOOK_THROUGH} devices: give the whole id")));
+        }
+        only("device", given, found.devices.iter().map(|device| device.id.as_str()))
     }
 
     /// A call.

@@ -32,7 +32,7 @@ use crate::{
     fault::{self, Effect},
     gate::GatedStream,
     http2::{Request, Server, ServerOptions},
-    sim::Core,
+    state::Core,
 };
 
 /// One read; several are taken before an answer is written.
@@ -113,7 +113,7 @@ struct Connection {
     mute: bool,
     random: SmallRng,
     block: Vec<u8>,
-    requests: Vec<(u32, Box<Request>)>,
+    requests: Vec<(u32, Request)>,
 }
 
 /// Serves a connection to its end.

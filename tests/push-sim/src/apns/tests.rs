@@ -224,7 +224,7 @@ impl Raw {
                 self.input.drain(..frame::HEADER + head.length);
                 return self.frame(head, &payload).await;
             }
-            let mut buffer = [0; 16 * 1024];
+            let mut buffer = vec![0; 16 * 1024];
             match tokio::time::timeout(PATIENCE, self.tls.read(&mut buffer)).await.expect("the simulator says nothing") {
                 Ok(0) | Err(_) => return self.events.push_back(Event::End),
                 Ok(length) => self.input.extend_from_slice(&buffer[..length]),

@@ -18,12 +18,12 @@ use self::{
     message::Message,
 };
 use crate::{
-    arrival::{Arrival, Record},
+    arrival::Arrival,
     device::{Device, DeviceState, Provider},
     fault::Effect,
     google::Access,
     https::{Asked, Handled, answer},
-    sim::Core,
+    state::Core,
 };
 
 const GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
@@ -139,7 +139,7 @@ fn send(core: &Core, asked: &Asked, project: &str) -> Handled {
         core.record(|| Arrival { id: name.clone(), ..arrival(asked, Provider::Fcm, target, email, body, status, reason) });
     }
     let usual = || json_answer(200, &json!({ "name": name }));
-    Handled::struck(struck, core.fcm_delay(), usual, |status, reason| refusal(status, reason).answer(), core.clock.now())
+    Handled::struck(struck, core.delay(), usual, |status, reason| refusal(status, reason).answer(), core.clock.now())
 }
 
 fn refused(core: &Core, asked: &Asked, target: String, error: ApiError) -> Handled {
@@ -198,22 +198,6 @@ fn arrival(asked: &Asked, provider: Provider, device: String, sender: String, bo
         body,
         status,
         reason,
-    }
-}
-
-impl Core {
-    /// Counts a request unless nothing is counted.
-    pub(crate) fn count(&self, provider: Provider, refused: Option<&str>) {
-        if self.arrivals.record != Record::None {
-            self.meters.of(provider).request(refused);
-        }
-    }
-
-    /// Writes a request down if requests are.
-    pub(crate) fn record(&self, arrival: impl FnOnce() -> Arrival) {
-        if self.arrivals.record == Record::All {
-            self.arrivals.add(arrival());
-        }
     }
 }
 

@@ -59,7 +59,7 @@ pub(crate) struct Tally {
 #[derive(Debug)]
 struct Stream {
     /// Until it is ready.
-    request: Option<Box<Request>>,
+    request: Option<Request>,
     /// The client has said everything.
     ended: bool,
     received: usize,
@@ -93,11 +93,11 @@ pub(crate) struct Server {
     send_window: i64,
     initial_send_window: i64,
     received: u32,
-    pool: Vec<Box<Request>>,
+    pool: Vec<Request>,
     /// Frames to be written.
     pub(crate) out: Vec<u8>,
     /// Whole requests, in the order in which they became whole.
-    pub(crate) ready: Vec<(u32, Box<Request>)>,
+    pub(crate) ready: Vec<(u32, Request)>,
     /// Streams that the client gave up, answered or not.
     pub(crate) given_up: Vec<u32>,
     /// What has happened since it was last taken.
@@ -462,7 +462,7 @@ impl Server {
     }
 
     /// Takes a request's buffers back.
-    pub(crate) fn recycle(&mut self, request: Box<Request>) {
+    pub(crate) fn recycle(&mut self, request: Request) {
         if self.pool.len() < POOL {
             self.pool.push(request);
         }

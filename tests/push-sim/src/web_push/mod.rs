@@ -22,7 +22,7 @@ use crate::{
     device::Provider,
     fault::Effect,
     https::{Asked, Handled, answer},
-    sim::Core,
+    state::Core,
 };
 
 /// The largest body that a push service must take (RFC 8030 §7.2).
@@ -172,7 +172,7 @@ pub(crate) async fn handle(core: Arc<Core>, asked: Asked) -> Handled {
         }
         created
     };
-    Handled::struck(struck, core.fcm_delay(), usual, plain, core.clock.now())
+    Handled::struck(struck, core.delay(), usual, plain, core.clock.now())
 }
 
 /// Everything that a push service checks, and the decryption that a browser does.

@@ -12,6 +12,9 @@ use crate::{
     testing::{Reply, post},
 };
 
+/// Header fields, body and the status that they get.
+type Case<'a> = (Vec<(&'a str, &'a str)>, Vec<u8>, u16);
+
 struct Server {
     key: KeyPair,
 }
@@ -60,7 +63,7 @@ async fn a_push_without_a_body_is_created_and_one_that_is_wrong_is_refused() {
     let other = Server::new().authorization(claims(&sim));
     let mixed = format!("{},{}", good.split_once(',').unwrap().0, other.split_once(',').unwrap().1);
     let topic = "t".repeat(33);
-    let cases: Vec<(Vec<(&str, &str)>, Vec<u8>, u16)> = vec![
+    let cases: Vec<Case<'_>> = vec![
         (vec![("ttl", "30")], vec![], 401),
         (vec![("authorization", "Bearer x"), ("ttl", "30")], vec![], 401),
         (vec![("authorization", &foreign), ("ttl", "30")], vec![], 401),
