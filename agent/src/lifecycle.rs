@@ -237,7 +237,10 @@ impl Shared {
             tls.replace(material);
         }
         self.audit.reopen();
-        let (live, restart): (Vec<String>, Vec<String>) = changed.into_iter().partition(|key| applies_live(key));
+        // Without applications at the start there is nothing that could take them over.
+        let pushes = self.pusher.load().is_some();
+        let applies = |key: &String| applies_live(key) && (pushes || !key.starts_with("push."));
+        let (live, restart): (Vec<String>, Vec<String>) = changed.into_iter().partition(applies);
         // The restart stays due at the next reload, too.
         self.loaded.store(Arc::new(fresh.with(config.clone())));
         self.config.store(Arc::new(config));

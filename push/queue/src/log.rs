@@ -200,8 +200,15 @@ impl Log {
         Ok(Placed { segment: *number, base, begun, took: started.elapsed() })
     }
 
+    /// Begins the first file, filled with zeros like those that follow.
+    pub(crate) fn begin_first(&mut self, now: u64) -> io::Result<()> {
+        prepare_spare(&self.directory, self.segment_bytes)?;
+        self.spare = true;
+        self.begin(now)
+    }
+
     /// Begins a new file.
-    pub(crate) fn begin(&mut self, now: u64) -> io::Result<()> {
+    fn begin(&mut self, now: u64) -> io::Result<()> {
         if let Some(Current { file, length, .. }) = self.current.take() {
             file.set_len(length)?;
             file.sync_all()?;

@@ -65,7 +65,7 @@ impl Pushes {
         let mut recovered = recover(&log, &mut core, &hashes, now)?;
         recovered.without_sender = core.set_senders(&senders);
         say_without_sender(&recovered.without_sender);
-        log.begin(now).map_err(|source| OpenError::Io { directory: directory.to_owned(), source })?;
+        log.begin_first(now).map_err(|source| OpenError::Io { directory: directory.to_owned(), source })?;
         let shared = Arc::new(Shared {
             core: Mutex::new(core),
             options,

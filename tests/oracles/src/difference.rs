@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// One field that two documents do not have alike. `None`: it is not there.
+/// One field that two documents do not have alike, or something that two say different words about. `None`: it is not there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Difference {
     /// Names from the outside to the inside, with dots between.
     pub field: String,
-    /// Its value in our document, as compact JSON.
+    /// Its value in our document as compact JSON, or our word.
     pub ours: Option<String>,
     /// Its value in the oracle's.
     pub theirs: Option<String>,
@@ -24,6 +24,13 @@ impl Difference {
         let mut found = Vec::new();
         compare("", Some(ours), Some(theirs), &mut found);
         found
+    }
+
+    /// The one difference of two words about something, if they differ.
+    pub fn of_words(about: &str, ours: &str, theirs: &str) -> Vec<Self> {
+        let differ = ours != theirs;
+        let found = differ.then(|| Self { field: about.to_owned(), ours: Some(ours.to_owned()), theirs: Some(theirs.to_owned()) });
+        found.into_iter().collect()
     }
 }
 

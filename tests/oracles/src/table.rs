@@ -41,7 +41,7 @@ pub struct Section {
     /// What the two columns are called.
     pub columns: [&'static str; 2],
     /// What was compared, in order, with its differences.
-    pub compared: Vec<(&'static str, Vec<Difference>)>,
+    pub compared: Vec<(String, Vec<Difference>)>,
     /// What is known about them.
     pub explanations: &'static [Explanation],
 }
@@ -100,7 +100,7 @@ impl Section {
                 rows.entry(difference).or_default().push(name);
             }
         }
-        let alike: Vec<&str> = self.compared.iter().filter(|(_, found)| found.is_empty()).map(|(name, _)| *name).collect();
+        let alike: Vec<&str> = self.compared.iter().filter(|(_, found)| found.is_empty()).map(|(name, _)| name.as_str()).collect();
         let [ours, theirs] = self.columns;
         _ = writeln!(text, "\n## {}\n", self.title);
         _ = writeln!(text, "Compared: {}. Without any difference: {}.\n", listed(self.names()), listed(alike));
@@ -113,7 +113,7 @@ impl Section {
                 continue;
             };
             used.insert(at);
-            let names = if names.len() == self.compared.len() { "all".to_owned() } else { names.join(", ") };
+            let names = self.gathered(&names);
             let (ours, theirs) = (cell(difference.ours.as_deref()), cell(difference.theirs.as_deref()));
             let (kind, why) = (explanation.kind.as_str(), explanation.why);
             _ = writeln!(text, "| `{}` | {ours} | {theirs} | {names} | {kind} | {why} |", difference.field);
@@ -125,13 +125,34 @@ impl Section {
         }
     }
 
-    fn names(&self) -> Vec<&'static str> {
-        self.compared.iter().map(|(name, _)| *name).collect()
+    fn names(&self) -> Vec<&str> {
+        self.compared.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Some of the names, in fewer words if they are most.
+    fn gathered(&self, some: &[&str]) -> String {
+        let others: Vec<&str> = self.names().into_iter().filter(|name| !some.contains(name)).collect();
+        match others.len() {
+            0 => "all".to_owned(),
+            few if few < some.len() => format!("all but {}", others.join(", ")),
+            _ => some.join(", "),
+        }
     }
 }
 
 fn listed(names: Vec<&str>) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// Lines, each with how often it was there before.
+fn counted(text: &str) -> BTreeSet<(&str, usize)> {
+    let mut times: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut count = |line| {
+        let times = times.entry(line).or_default();
+        *times += 1;
+        (line, *times)
+    };
+    text.lines().map(&mut count).collect()
 }
 
 /// A value in a cell of a table.
@@ -155,10 +176,9 @@ impl Report {
     /// Everything that is wrong, beside the committed document: rows that it lacks and rows that it should not have any more.
     pub fn problems_beside(&self, committed: &str) -> Vec<String> {
         let mut problems = self.problems.clone();
-        let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
-        let (now, before) = (lines(&self.text), lines(committed));
-        problems.extend(now.difference(&before).map(|line| format!("the table lacks: {line}")));
-        problems.extend(before.difference(&now).map(|line| format!("the table has, but there is no longer: {line}")));
+        let (now, before) = (counted(&self.text), counted(committed));
+        problems.extend(now.difference(&before).map(|(line, _)| format!("the table lacks: {line}")));
+        problems.extend(before.difference(&now).map(|(line, _)| format!("the table has, but there is no longer: {line}")));
         if problems.is_empty() && self.text != committed {
             problems.push("the table's lines are in another order".to_owned());
         }
@@ -179,7 +199,7 @@ mod tests {
     ];
 
     fn report(pushes: &[(&'static str, Value, Value)]) -> Report {
-        let compared = pushes.iter().map(|(name, ours, theirs)| (*name, Difference::between(ours, theirs))).collect();
+        let compared = pushes.iter().map(|(name, ours, theirs)| ((*name).to_owned(), Difference::between(ours, theirs))).collect();
         let section = Section { title: "T".to_owned(), columns: ["ours", "theirs"], compared, explanations: KNOWN };
         Report::new("# D\n", &[section], "")
     }
@@ -233,6 +253,8 @@ mod tests {
         let report = report(&all());
         let changed = report.text.replace("`1`", "`7`");
         assert_eq!(report.problems_beside(&changed).len(), 2);
+        let shown_twice = format!("{0}{1}\n", report.text, report.text.lines().last().unwrap());
+        assert_eq!(report.problems_beside(&shown_twice).len(), 1, "a row that is there too often");
         let turned: String = report.text.lines().rev().map(|line| format!("{line}\n")).collect();
         assert_eq!(report.problems_beside(&turned), ["the table's lines are in another order"]);
     }

@@ -3,6 +3,7 @@
 
 mod commands;
 mod failures;
+mod pushes;
 mod reference;
 mod streams;
 mod support;

@@ -14,7 +14,7 @@ use elph_proto::{reason::Reason, v1::*};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio_stream::{Stream, StreamExt, wrappers::UnixListenerStream};
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 /// A request that came.
 #[derive(Debug, Clone)]
@@ -43,6 +43,14 @@ pub struct State {
     pub hanging: HashSet<&'static str>,
     pub subscriptions: VecDeque<Script<SubscribeResponse>>,
     pub watches: VecDeque<Script<Call>>,
+    pub apps: Vec<PushApp>,
+    pub devices: Vec<Device>,
+    pub tested: TestDeviceResponse,
+    pub cancelled: PushState,
+    pub life: Vec<PushEvent>,
+    pub push_watches: VecDeque<Script<WatchPushesResponse>>,
+    /// Orders of a stream after whose answers it breaks off.
+    pub stream_breaks_after: Option<usize>,
     pub seen: Vec<Seen>,
 }
 
@@ -269,6 +277,79 @@ conference_service! {
     end_conference("EndConference", EndConferenceRequest) -> EndConferenceResponse;
 }
 
+/// A push to each device of the user, one to the device or topic; the user `1666` is not known.
+fn accepted(fake: &Fake, order: Option<PushOrder>) -> Result<Vec<AcceptedPush>, Status> {
+    let push = |device: &str| AcceptedPush { push_id: format!("push-{device}"), device_id: device.to_owned() };
+    match order.and_then(|order| order.target) {
+        Some(push_order::Target::User(user)) if user.alias == "1666" => Err(Reason::UnknownAlias.status("no such alias")),
+        Some(push_order::Target::User(user)) => {
+            Ok(fake.state().devices.iter().filter(|device| device.alias == user.alias).map(|device| push(&device.id)).collect())
+        }
+        Some(push_order::Target::DeviceId(id)) => Ok(vec![push(&id)]),
+        Some(push_order::Target::Topic(_)) => Ok(vec![push("")]),
+        None => Err(Reason::InvalidRequest.status("no target")),
+    }
+}
+
+service! { push_service_server::PushService {
+    list_apps("ListApps", ListAppsRequest) -> ListAppsResponse = |fake, asked| ListAppsResponse { apps: fake.state().apps.clone() };
+    register_device("RegisterDevice", RegisterDeviceRequest) -> RegisterDeviceResponse = |fake, asked| {
+        RegisterDeviceResponse { device: fake.state().devices.first().cloned(), replaced_device_ids: vec!["old".into()] }
+    };
+    unregister_device("UnregisterDevice", UnregisterDeviceRequest) -> UnregisterDeviceResponse = |fake, asked| {
+        UnregisterDeviceResponse { device: fake.state().devices.iter().find(|device| device.id == asked.device_id).cloned() }
+    };
+    list_devices("ListDevices", ListDevicesRequest) -> ListDevicesResponse = |fake, asked| {
+        let wanted = |device: &&Device| device.domain == asked.domain && (asked.alias.is_empty() || device.alias == asked.alias);
+        let all: Vec<Device> = fake.state().devices.iter().filter(wanted).cloned().collect();
+        let (devices, next_page_token) = page(&all, asked.page_size, &asked.page_token);
+        ListDevicesResponse { devices, next_page_token }
+    };
+    send_push("SendPush", SendPushRequest) -> SendPushResponse = |fake, asked| SendPushResponse { pushes: accepted(fake, asked.order)? };
+    cancel_push("CancelPush", CancelPushRequest) -> CancelPushResponse = |fake, asked| {
+        CancelPushResponse { state: fake.state().cancelled.into() }
+    };
+    test_device("TestDevice", TestDeviceRequest) -> TestDeviceResponse = |fake, asked| fake.state().tested.clone();
+    get_push("GetPush", GetPushRequest) -> GetPushResponse = |fake, asked| GetPushResponse { events: fake.state().life.clone() };
+    list_device_deliveries("ListDeviceDeliveries", ListDeviceDeliveriesRequest) -> ListDeviceDeliveriesResponse = |fake, asked| {
+        let events: Vec<_> = fake.state().life.iter().rev().take(asked.page_size as usize).cloned().collect();
+        ListDeviceDeliveriesResponse { events }
+    };
+}
+    type SendPushesStream = Boxed<SendPushesResponse>;
+    async fn send_pushes(&self, request: Request<Streaming<SendPushesRequest>>) -> Result<Response<Self::SendPushesStream>, Status> {
+        let fake = self.clone();
+        if let Some(status) = fake.state().failures.get("SendPushes") {
+            return Err(status.clone());
+        }
+        let most = fake.state().stream_breaks_after.take();
+        let answers = request.into_inner().map(move |asked| {
+            let asked = asked?;
+            let text = format!("{asked:?}");
+            fake.state().seen.push(Seen { method: "SendPushes", text, authorization: None, actor: None });
+            let request_id = asked.request_id;
+            Ok(match accepted(&fake, asked.order) {
+                Ok(pushes) => SendPushesResponse { request_id, pushes, ..Default::default() },
+                Err(status) => SendPushesResponse {
+                    request_id,
+                    refused_reason: Reason::of(&status).unwrap().as_str().into(),
+                    refused_message: status.message().into(),
+                    ..Default::default()
+                },
+            })
+        });
+        Ok(Response::new(match most {
+            Some(most) => Box::pin(answers.take(most).chain(tokio_stream::once(Err(Status::unavailable("reset"))))),
+            None => Box::pin(answers),
+        }))
+    }
+    type WatchPushesStream = Boxed<WatchPushesResponse>;
+    async fn watch_pushes(&self, request: Request<WatchPushesRequest>) -> Result<Response<Self::WatchPushesStream>, Status> {
+        self.enter("WatchPushes", &request).await?;
+        Ok(Response::new(played(self.state().push_watches.pop_front())))
+    }
+}
+
 /// A time some seconds ago.
 pub fn before(seconds: i64) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: jiff::Timestamp::now().as_second() - seconds, nanos: 0 }
@@ -311,6 +392,7 @@ fn router(fake: &Fake, mut server: Server) -> tonic::transport::server::Router {
         .add_service(conference_service_server::ConferenceServiceServer::new(fake.clone()))
         .add_service(directory_service_server::DirectoryServiceServer::new(fake.clone()))
         .add_service(event_service_server::EventServiceServer::new(fake.clone()))
+        .add_service(push_service_server::PushServiceServer::new(fake.clone()))
 }
 
 impl Stage {

@@ -29,7 +29,7 @@ async fn a_device_is_found_by_user_id_and_token_with_all_that_was_registered() {
     assert_eq!((found.platform.as_str(), found.locale.as_str()), ("android", "ru-RU"));
     assert!(found.wants_calls && !found.wants_messages);
 
-    assert_eq!(registry.devices(&alice).await.unwrap(), [found.clone()]);
+    assert_eq!(registry.devices(&alice).await.unwrap(), std::slice::from_ref(&found));
     assert_eq!(registry.devices_of(vec![user("b.example", "1001"), alice]).await.unwrap(), [vec![], vec![found.clone()]]);
     assert_eq!(registry.get(&found.id).await.unwrap().as_ref(), Some(&found));
     assert_eq!(registry.by_token(&new.app, &new.token).await.unwrap(), Some(found.clone()));
@@ -91,7 +91,7 @@ async fn a_token_belongs_to_one_user_at_a_time_across_domains() {
     let of_alice = registry.register(device(&alice, "one", "phone", 0)).await.unwrap().device;
     let moved = registry.register(device(&bob, "one", "phone", 1)).await.unwrap();
     assert!(moved.created);
-    assert_eq!(moved.replaced, [of_alice.clone()]);
+    assert_eq!(moved.replaced, std::slice::from_ref(&of_alice));
     assert_ne!(moved.device.id, of_alice.id);
     assert_eq!(registry.devices(&alice).await.unwrap(), []);
     assert_eq!(registry.get(&of_alice.id).await.unwrap(), None);

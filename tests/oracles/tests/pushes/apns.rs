@@ -49,11 +49,11 @@ struct Case {
 }
 
 /// Every push, with the differences between what Apple got from us and what a2 would have sent.
-pub async fn compared(wire: &Wire) -> Vec<(&'static str, Vec<Difference>)> {
+pub async fn compared(wire: &Wire) -> Vec<(String, Vec<Difference>)> {
     let mut compared = Vec::new();
     for case in cases() {
         let ours = wire.apns(case.delivery.of(device(Provider::Apns, &case.token), case.payload.clone())).await;
-        compared.push((case.name, Difference::between(&ours, &a2_writes(&case.wanted, &case.token))));
+        compared.push((case.name.to_owned(), Difference::between(&ours, &a2_writes(&case.wanted, &case.token))));
     }
     compared
 }
@@ -258,7 +258,7 @@ fn notices() -> Vec<Case> {
             Wanted { data: with(&[&ringing[..], &[("caller", "1001"), ("called", "1002")]].concat()), ..voip() },
         ),
         case(
-            "call, number withheld",
+            "call without number",
             notice(Kind::Call, &withheld, "ru"),
             CALL,
             Wanted { data: with(&[&ringing[..], &[("called", "1002")]].concat()), ..voip() },
@@ -340,7 +340,8 @@ fn messages() -> Vec<Case> {
     let quiet = Content { data: everything().data, ..Content::default() };
     let titled = Content { title: "Анна".to_owned(), ..Content::default() };
     let worded = Content { body: "Обед?".to_owned(), ..Content::default() };
-    let odd = Content { title: odd_title, body: odd_body.clone(), data: BTreeMap::from([("odd".to_owned(), odd_body)]), ..Content::default() };
+    let odd =
+        Content { title: odd_title, body: odd_body.clone(), data: BTreeMap::from([("odd".to_owned(), odd_body)]), ..Content::default() };
     let badge = Content { badge: Some(0), ..Content::default() };
     let [title, body] = ODD.map(Some);
     vec![
@@ -350,7 +351,7 @@ fn messages() -> Vec<Case> {
         case("odd text", message(&odd), MESSAGE, Wanted { title, body, data: data(&[("event", "message"), ("odd", ODD[1])]), ..alert() }),
         case("silent", message(&quiet), QUIET, Wanted { data: full, ..background() }),
         // Apple counts a badge among what the user notices.
-        case("badge alone", message(&badge), MESSAGE, Wanted { badge: Some(0), data: data(&event), ..alert() }),
+        case("badge alone", message(&badge), QUIET, Wanted { badge: Some(0), priority: 5, data: data(&event), ..alert() }),
     ]
 }
 
@@ -419,7 +420,7 @@ fn own() -> Vec<Case> {
     }});
     vec![
         case(
-            "own payload, localized and critical",
+            "own payload that is localized and critical",
             own_apns(ApnsPushType::Alert, &localized),
             MESSAGE,
             Wanted {
@@ -433,14 +434,14 @@ fn own() -> Vec<Case> {
                 ..alert()
             },
         ),
-        case("own payload, newer fields", own_apns(ApnsPushType::Alert, &newer), MESSAGE, Wanted { title: Some("t"), ..alert() }),
+        case("own payload of newer fields", own_apns(ApnsPushType::Alert, &newer), MESSAGE, Wanted { title: Some("t"), ..alert() }),
     ]
 }
 
 // === what is refused before it is sent ===
 
 /// Whether a push is taken, by us and by a2.
-pub async fn refusals(wire: &Wire) -> Vec<(&'static str, Vec<Difference>)> {
+pub async fn refusals(wire: &Wire) -> Vec<(String, Vec<Difference>)> {
     let mut judged = Vec::new();
     let collapse_ids: [(&str, String); 5] = [
         ("collapse id of 64 octets", "k".repeat(64)),
@@ -450,7 +451,7 @@ pub async fn refusals(wire: &Wire) -> Vec<(&'static str, Vec<Difference>)> {
         ("collapse id empty", String::new()),
     ];
     for (name, id) in collapse_ids {
-        judged.push((name, taken(CollapseKey::parse(&id).is_some(), CollapseId::new(&id).is_ok())));
+        judged.push(taken(name, CollapseKey::parse(&id).is_some(), CollapseId::new(&id).is_ok()));
     }
     let sizes = [
         ("alert of 4096 octets", ApnsPushType::Alert, 4096),
@@ -469,11 +470,11 @@ pub async fn refusals(wire: &Wire) -> Vec<(&'static str, Vec<Difference>)> {
         let mut theirs = DefaultNotificationBuilder::new().build(IPHONE, NotificationOptions::default());
         let theirs = theirs.add_custom_data("x", &filling).and_then(|payload| payload.to_json_string());
         assert!(theirs.as_ref().is_ok_and(|text| text.len() == octets), "{theirs:?}");
-        judged.push((name, taken(ours.is_ok(), theirs.is_ok())));
+        judged.push(taken(name, ours.is_ok(), theirs.is_ok()));
     }
     for (name, token) in [("token not hexadecimal", "not-hex"), ("token of an odd length", "abcdefabcdefabcde"), ("token empty", "")] {
         let theirs = DefaultNotificationBuilder::new().build(token, NotificationOptions::default());
-        judged.push((name, taken(Token::parse(Provider::Apns, token).is_ok(), theirs.to_json_string().is_ok())));
+        judged.push(taken(name, Token::parse(Provider::Apns, token).is_ok(), theirs.to_json_string().is_ok()));
     }
     // Data under Apple's own name: ours must not let it replace what is shown.
     let content = Content { body: "b".to_owned(), data: BTreeMap::from([("aps".to_owned(), "mine".to_owned())]), ..Content::default() };
@@ -482,17 +483,14 @@ pub async fn refusals(wire: &Wire) -> Vec<(&'static str, Vec<Difference>)> {
     let theirs = theirs.add_custom_data("aps", &"mine").unwrap().to_json_string().unwrap();
     let times = |text: &str| format!("{} × aps", text.matches("\"aps\":").count());
     let ours = times(&String::from_utf8_lossy(&ours.body));
-    judged.push(("data named aps", Difference::between(&json!({"data named aps": ours}), &json!({"data named aps": times(&theirs)}))));
-    for (name, found) in &mut judged {
-        found.iter_mut().for_each(|it| it.field = (*name).to_owned());
-    }
+    judged.push(("data named aps".to_owned(), Difference::of_words("data named aps", &ours, &times(&theirs))));
     judged
 }
 
 /// Two judgements.
-pub fn taken(ours: bool, theirs: bool) -> Vec<Difference> {
+pub fn taken(name: &str, ours: bool, theirs: bool) -> (String, Vec<Difference>) {
     let word = |taken| if taken { "taken" } else { "refused" };
-    Difference::between(&word(ours).into(), &word(theirs).into())
+    (name.to_owned(), Difference::of_words(name, word(ours), word(theirs)))
 }
 
 // === what is made of answers ===
@@ -539,7 +537,7 @@ const REASONS: [(u16, &str); 37] = [
 ];
 
 /// Whether the reason of a refusal is still known afterwards. What our sender makes of it stands behind ours.
-pub async fn answers(wire: &Wire) -> Vec<(&'static str, Vec<Difference>)> {
+pub async fn answers(wire: &Wire) -> Vec<(String, Vec<Difference>)> {
     const SINCE: i64 = 1_700_000_000_123;
     let mut judged = Vec::new();
     for (status, reason) in REASONS {
@@ -556,13 +554,19 @@ pub async fn answers(wire: &Wire) -> Vec<(&'static str, Vec<Difference>)> {
             body["timestamp"] = at.into();
         }
         let theirs = serde_json::from_value::<a2::ErrorBody>(body).ok();
-        let (ours, theirs) = (json!([kept, since]), json!([theirs.is_some(), theirs.and_then(|it| it.timestamp)]));
-        let found = Difference::between(&ours, &theirs).into_iter().map(|_| Difference {
+        let theirs_since = theirs.as_ref().and_then(|it| it.timestamp).map(u64::cast_signed);
+        let alike = kept == theirs.is_some() && since == theirs_since;
+        let found = (!alike).then(|| Difference {
             field: format!("{status} {reason}"),
-            ours: Some(format!("{}, reason {}", outcome.name(), if kept { "kept" } else { "lost" })),
-            theirs: Some(theirs[0].as_bool().map_or("", |kept| if kept { "reason kept" } else { "an error without reason" }).to_owned()),
+            ours: Some(format!("{}, {}", outcome.name(), told(kept))),
+            theirs: Some(told(theirs.is_some()).to_owned()),
         });
-        judged.push((reason, found.collect()));
+        judged.push((format!("{status} {reason}"), found.into_iter().collect()));
     }
     judged
+}
+
+/// Whether a provider's word came through.
+pub fn told(kept: bool) -> &'static str {
+    if kept { "reason kept" } else { "reason lost" }
 }

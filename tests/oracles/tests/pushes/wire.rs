@@ -169,7 +169,8 @@ impl Wire {
         let before = self.sim.arrived().last().map_or(0, |arrival| arrival.number);
         let outcome = send(sender, request).await;
         assert_eq!(outcome.name(), "accepted", "{outcome:?}");
-        let arrived = self.sim.arrived_after(before);
+        let mut arrived = self.sim.arrived_after(before);
+        arrived.retain(|arrival| arrival.provider != Provider::FcmToken);
         assert_eq!(arrived.len(), 1, "{arrived:?}");
         arrived.into_iter().next().unwrap()
     }

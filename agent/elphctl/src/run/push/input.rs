@@ -123,7 +123,10 @@ fn subscription(path: &Path) -> Result<Whose, Failure> {
     // The error's own words could quote a key.
     let subscription: Subscription = serde_json::from_str(&text).map_err(|error| {
         let place = format!("line {}, column {}", error.line(), error.column());
-        Failure::Usage(format!("--subscription {}: must be a JSON object with endpoint, keys.p256dh and keys.auth ({place})", path.display()))
+        Failure::Usage(format!(
+            "--subscription {}: must be a JSON object with endpoint, keys.p256dh and keys.auth ({place})",
+            path.display()
+        ))
     })?;
     let parameters = PushParameters { pn_provider: "webpush".into(), pn_prid: subscription.endpoint, pn_param: String::new() };
     let keys = WebPushKeys { p256dh: subscription.keys.p256dh, auth: subscription.keys.auth };

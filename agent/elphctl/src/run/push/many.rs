@@ -232,7 +232,10 @@ impl Session<'_> {
         };
         let maker = Maker { kind, domain, base: change.request_id().to_owned() };
         let (path, after) = (many.file.clone(), many.after_line);
-        let checking = { let maker = maker.clone(); task::spawn_blocking(move || checked(&path, &maker, after)) };
+        let checking = {
+            let maker = maker.clone();
+            task::spawn_blocking(move || checked(&path, &maker, after))
+        };
         let all = checking.await.map_err(|error| Failure::Local(error.to_string()))??;
         end_in_any_case();
         let (send, requests) = mpsc::channel(1);

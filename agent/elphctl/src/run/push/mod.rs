@@ -12,8 +12,8 @@ use elph_proto::v1::{
     SendPushRequest, TestDeviceRequest, UnregisterDeviceRequest, push_order::Target,
 };
 
-pub(crate) use self::input::{Input, input};
 use self::input::Whose;
+pub(crate) use self::input::{Input, input};
 use super::{Session, resolve::PAGE};
 use crate::{
     change::Change,
@@ -143,7 +143,8 @@ impl Session<'_> {
         let Some(name) = credentials.app.as_ref().filter(|_| whose.parameters.pn_provider.is_empty()) else { return Ok(whose) };
         let answer = self.agent.ask(self.agent.push().list_apps(ListAppsRequest {})).await?;
         let app = answer.apps.iter().find(|app| app.name == *name);
-        let app = app.ok_or_else(|| Failure::NotFound(format!("no application {name} is configured; 'elphctl push apps' lists those that are")))?;
+        let app =
+            app.ok_or_else(|| Failure::NotFound(format!("no application {name} is configured; 'elphctl push apps' lists those that are")))?;
         let provider = match app.provider() {
             PushProvider::Apns => "apns",
             PushProvider::Fcm => "fcm",
@@ -270,7 +271,9 @@ impl Session<'_> {
         }
         match answer.state() {
             PushState::Accepted => Ok(()),
-            PushState::Failed | PushState::TokenGone | PushState::Dropped => Err(Failure::Refused(format!("the push was not taken: {line}"))),
+            PushState::Failed | PushState::TokenGone | PushState::Dropped => {
+                Err(Failure::Refused(format!("the push was not taken: {line}")))
+            }
             PushState::Expired => Err(Failure::Unavailable(format!("the provider did not take the push: {line}"))),
             _ => Err(Failure::Unknown { cause: line, change: Box::new(change) }),
         }
