@@ -17,7 +17,8 @@ pub const BUNDLE: &str = "org.elph.phone";
 pub struct Providers {
     /// Both.
     pub sim: PushSim,
-    directory: PathBuf,
+    /// Their keys: `apns.p8`, `firebase.json`, `vapid.pem`, and `ca.pem`.
+    pub directory: PathBuf,
     _keep: tempfile::TempDir,
 }
 

@@ -10,6 +10,7 @@ use e2e::{
     request_id,
 };
 use elph_proto::{reason::Reason, v1};
+use nix::sys::signal::Signal;
 use push_sim::{Arrival, DeviceState, Effect, Fault, Provider};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -377,5 +378,34 @@ async fn a_conference_invites_by_push_and_takes_the_invitation_back_when_the_inv
     stack.sim.switch().device_answer(stack.domain(), &aliases[1])?;
     let told = providers.taken("it is void", |all| all.len() >= 2).await?;
     assert_eq!((event(&told[1]).as_str(), field(&told[1], "reason").as_str()), ("invitation_cancel", "answered_elsewhere"));
+    stack.stop().await
+}
+
+#[tokio::test]
+async fn trial_19_a_key_that_apple_refuses_keeps_the_pushes_and_a_reload_with_a_new_one_sends_them() -> anyhow::Result<()> {
+    let providers = Providers::start().await?;
+    let stack = providers.stack_with("calls = false\n").await?;
+    let [_, alias] = two_phones(&stack)?;
+    stack.device(&providers, &alias, "ios", 1).await?;
+    let old = providers.sim.team().clone();
+    ensure!(providers.sim.revoke_team_key(&old.key_id), "no such key");
+    let kept = stack.push().send_push(message(stack.domain(), &alias, "kept")).await?.into_inner().pushes;
+    let refused = || async { providers.sim.arrived().iter().any(|it| it.reason == "InvalidProviderToken").then_some(()) };
+    eventually("Apple refuses the key", refused).await?;
+    let new = providers.sim.add_team(&old.team_id, "NEWKEY0001", &[e2e::pushes::BUNDLE])?;
+    let config = stack.directory.join("agent.toml");
+    let text = std::fs::read_to_string(&config)?.replace(&old.key_id, &new.key_id);
+    std::fs::write(providers.directory.join("apns.p8"), &new.p8)?;
+    std::fs::write(&config, text)?;
+    stack.agent.signal(Signal::SIGHUP)?;
+    let taken = providers.taken("it is sent with the new key", |all| !all.is_empty()).await?;
+    assert_eq!(field(&taken[0], "push_id"), kept[0].push_id);
+    ensure!(taken[0].sender.contains(&new.key_id), "{}", taken[0].sender);
+    // A key that is none leaves everything as it is.
+    std::fs::write(providers.directory.join("apns.p8"), "none")?;
+    stack.agent.signal(Signal::SIGHUP)?;
+    eventually("the reload is refused", || async { stack.agent.log().contains("is no key for APNs").then_some(()) }).await?;
+    stack.push().send_push(message(stack.domain(), &alias, "still")).await?;
+    providers.taken("it is still sent", |all| all.len() >= 2).await?;
     stack.stop().await
 }
