@@ -19,11 +19,12 @@ use tonic::metadata::MetadataMap;
 use tracing::Dispatch;
 use tracing_subscriber::layer::SubscriberExt;
 
-use super::{Access, Denied, Peer, Principal, claimed, code_name};
+use super::{Access, Denied, Peer, Principal, claimed};
 use crate::{
     config::{self, AuditTarget},
     telemetry::{journald::Told, logs::FIELD_PREFIX, metrics::Metrics},
 };
+use elph_proto::reason::code_name;
 
 /// Records that wait to be written.
 const QUEUE: usize = 4096;

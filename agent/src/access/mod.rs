@@ -17,7 +17,7 @@ use tonic::metadata::MetadataMap;
 
 pub use self::{
     attempts::Attempts,
-    denied::{Denied, ERROR_DOMAIN, code_name},
+    denied::{Denied, ERROR_DOMAIN},
     grant::{DomainFilter, Grant, Grants},
     peer::{CertificateNames, Peer},
     tokens::{Actor, TokenError, Tokens},

@@ -6,7 +6,7 @@ mod outcome;
 
 use std::{future::Future, path::Path, sync::Arc, time::Duration};
 
-use elph_proto::reason::Reason;
+use elph_proto::reason::{Reason, code_name};
 use mediator_client::switch::Domain;
 use parking_lot::Mutex;
 use prost::Message;
@@ -22,7 +22,6 @@ use crate::{
     access::{
         Principal,
         audit::{Command as AuditRecord, Object},
-        code_name,
     },
     lifecycle::Shared,
 };

@@ -20,11 +20,8 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument, Span};
 
-use crate::{
-    access::code_name,
-    telemetry::metrics::{Metrics, label},
-};
-use elph_proto::reason::Reason;
+use crate::telemetry::metrics::{Metrics, label};
+use elph_proto::reason::{Reason, code_name};
 use tonic_types::FieldViolation;
 
 /// Metadata with the caller's id of the request, for its log and ours; without it the agent makes one. The answer carries it.

@@ -116,6 +116,7 @@ impl Pusher {
                 "pushes of before the start go on"
             );
         }
+        apps.values().for_each(|app| app.sender.warm());
         let acting = follow::Acting::new(config.push.acting_address);
         let pusher = Arc::new(Self { registry, pushes, apps: ArcSwap::from_pointee(apps), acting });
         shared.tasks.spawn(follow::follow(shared.clone(), core, pusher.clone()));
@@ -142,6 +143,7 @@ impl Pusher {
     pub fn reload(&self, push: &Push) -> Result<(), Failure> {
         let apps = senders::build(push)?;
         self.pushes.set_senders(&senders_of(&apps));
+        apps.values().for_each(|app| app.sender.warm());
         let old = self.apps.swap(Arc::new(apps));
         for app in old.values() {
             let sender = app.sender.clone();

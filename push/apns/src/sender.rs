@@ -154,6 +154,10 @@ impl Sender for Apns {
         Box::pin(send(self.shared.clone(), request))
     }
 
+    fn warm(&self) {
+        self.start();
+    }
+
     fn capacity(&self) -> Capacity {
         let pool = self.shared.pool.lock();
         Capacity { concurrent: pool.capacity(), connected: pool.connections() > 0 }

@@ -27,6 +27,9 @@ pub trait Sender: Send + Sync + 'static {
     /// Starts one attempt. Calls are started before all others that wait inside.
     fn send(&self, request: Request) -> Sending;
 
+    /// Connects and fetches tokens ahead of the first push, in the runtime that it is called in: a call does not wait for a handshake.
+    fn warm(&self) {}
+
     /// What it takes now.
     fn capacity(&self) -> Capacity;
 

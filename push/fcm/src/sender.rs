@@ -60,17 +60,16 @@ impl Fcm {
         };
         Ok(Self { inner: Arc::new(Inner { account, shared, pool: Pool::new(origin, connect, limits), url }) })
     }
-
-    /// Fetches the token and opens a connection ahead of the first push. Must be called within a runtime.
-    pub fn warm(&self) {
-        self.inner.account.want();
-        self.inner.pool.warm();
-    }
 }
 
 impl Sender for Fcm {
     fn provider(&self) -> Provider {
         Provider::Fcm
+    }
+
+    fn warm(&self) {
+        self.inner.account.want();
+        self.inner.pool.warm();
     }
 
     fn send(&self, request: Request) -> Sending {

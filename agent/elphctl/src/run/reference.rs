@@ -5,12 +5,12 @@ use std::{fs, io, path::Path};
 use clap::{Command, CommandFactory};
 use clap_complete::{generate, shells};
 use clap_mangen::Man;
-use elph_proto::reason::Reason;
+use elph_proto::reason::{Reason, code_name};
 use serde_json::{Value, json};
 
 use crate::{
     cli::{Cli, ENVIRONMENT, EXAMPLES, EXIT_CODES, Shell},
-    failure::{Failure, code_name, exit_of_reason},
+    failure::{Failure, exit_of_reason},
     output::Output,
     render::Grid,
 };
