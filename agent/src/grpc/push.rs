@@ -11,7 +11,7 @@ use elph_proto::{
 use futures_util::Stream;
 use jiff::Timestamp;
 use mediator_client::switch::Domain;
-use push_core::{AppName, Class, CollapseKey, Device, DeviceId, Environment, Provider, PushId, Token, UserId, WebKeys};
+use push_core::{ApnsPushType, AppName, Class, CollapseKey, Device, DeviceId, Environment, Provider, PushId, Token, UserId, WebKeys};
 use push_queue::{Cancelled, Life, State, Watched};
 use push_registry::NewDevice;
 use tokio::time::Instant;
@@ -238,7 +238,18 @@ impl Check {
         if content.apns_payload.len().max(content.fcm_message.len()).max(content.webpush_body.len()) > TEXT {
             self.say("order.content", format!("a payload must be at most {TEXT} bytes; no provider takes more"));
         }
-        let own = Own { apns: content.apns_payload.clone(), fcm: content.fcm_message.clone(), web: content.webpush_body.clone() };
+        let apns_type = match content.apns_push_type.as_str() {
+            "" => None,
+            name => {
+                let found = ApnsPushType::parse(name);
+                if found.is_none() {
+                    self.say("order.content.apns_push_type", "must be one of Apple's types, such as alert, background or voip");
+                }
+                found
+            }
+        };
+        let own =
+            Own { apns: content.apns_payload.clone(), apns_type, fcm: content.fcm_message.clone(), web: content.webpush_body.clone() };
         let neutral = Content {
             title: content.title.clone(),
             body: content.body.clone(),

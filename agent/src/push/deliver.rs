@@ -6,7 +6,7 @@ use std::time::Duration;
 use elph_policy::{Content, Kind, Notice, Step};
 use elph_proto::reason::Reason;
 use jiff::{SignedDuration, Timestamp};
-use push_core::{Class, CollapseKey, Device, DeviceId, Priority, PushId, Request, UserId};
+use push_core::{ApnsPushType, Class, CollapseKey, Device, DeviceId, Priority, PushId, Request, UserId};
 use push_queue::{Cancelled, Job, Refused, State};
 use tonic::Status;
 
@@ -55,6 +55,7 @@ pub struct Order {
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Own {
     pub apns: String,
+    pub apns_type: Option<ApnsPushType>,
     pub fcm: String,
     pub web: String,
 }
@@ -185,14 +186,16 @@ impl Order {
         let quiet = self.content.title.is_empty() && self.content.body.is_empty();
         let mut woken = quiet;
         match &mut payload {
-            push_core::Payload::Apns(apns) if !self.own.apns.is_empty() => {
-                apns.body = self.own.apns.clone().into();
-                apns.push_type = apns_type(&self.own.apns, self.class);
-                woken = apns.push_type == push_core::ApnsPushType::Background;
-            }
-            push_core::Payload::Apns(apns) if self.class == Class::Call => {
-                apns.push_type = push_core::ApnsPushType::Voip;
-                woken = false;
+            push_core::Payload::Apns(apns) => {
+                if !self.own.apns.is_empty() {
+                    apns.body = self.own.apns.clone().into();
+                    apns.push_type = shown_as(&self.own.apns);
+                }
+                if self.class == Class::Call {
+                    apns.push_type = ApnsPushType::Voip;
+                }
+                apns.push_type = self.own.apns_type.unwrap_or(apns.push_type);
+                woken = apns.push_type == ApnsPushType::Background;
             }
             push_core::Payload::Fcm(fcm) if !self.own.fcm.is_empty() => fcm.message = self.own.fcm.clone().into(),
             push_core::Payload::Web(web) if !self.own.web.is_empty() => web.body = self.own.web.clone().into(),
@@ -216,15 +219,11 @@ impl Order {
 }
 
 /// What an APNs payload is: what it shows decides, as Apple has it.
-fn apns_type(text: &str, class: Class) -> push_core::ApnsPushType {
+fn shown_as(text: &str) -> ApnsPushType {
     let json: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
     let aps = json.get("aps");
     let shows = ["alert", "badge", "sound"].iter().any(|key| aps.and_then(|aps| aps.get(key)).is_some());
-    match (class, shows) {
-        (Class::Call, _) => push_core::ApnsPushType::Voip,
-        (_, true) => push_core::ApnsPushType::Alert,
-        (_, false) => push_core::ApnsPushType::Background,
-    }
+    if shows { ApnsPushType::Alert } else { ApnsPushType::Background }
 }
 
 fn id(notice: &Notice, device: &Device, kind: Kind) -> PushId {

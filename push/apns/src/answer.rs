@@ -69,7 +69,9 @@ pub(crate) fn is_farewell(outcome: &Outcome) -> bool {
 
 fn bad_device_token(environment: Environment) -> &'static str {
     match environment {
-        Environment::Production => "BadDeviceToken: no token of the production environment; if all devices answer so, check the environment",
+        Environment::Production => {
+            "BadDeviceToken: no token of the production environment; if all devices answer so, check the environment"
+        }
         Environment::Development => {
             "BadDeviceToken: no token of the development environment; if all devices answer so, check the environment"
         }
@@ -159,11 +161,7 @@ mod tests {
     #[test]
     fn every_documented_reason_has_its_outcome() {
         let table: &[(u16, &str, &[&str])] = &[
-            (
-                400,
-                "bad_payload",
-                &["BadCollapseId", "BadExpirationDate", "BadMessageId", "BadPriority", "InvalidPushType", "PayloadEmpty"],
-            ),
+            (400, "bad_payload", &["BadCollapseId", "BadExpirationDate", "BadMessageId", "BadPriority", "InvalidPushType", "PayloadEmpty"]),
             (
                 400,
                 "fatal",

@@ -212,7 +212,8 @@ impl Shared {
 
     /// The connection takes no more requests, the provider says, or HTTP/2 does.
     pub(crate) fn retire(self: &Arc<Self>, link: &Link, error: &h2::Error) {
-        let why = if error.is_go_away() { format!("the provider sent GOAWAY: {}", Cause::new(error)) } else { Cause::new(error).to_string() };
+        let why =
+            if error.is_go_away() { format!("the provider sent GOAWAY: {}", Cause::new(error)) } else { Cause::new(error).to_string() };
         let (seated, todo) = self.pool.lock().unseat(link, &why);
         link.retire();
         if seated && error.is_go_away() && error.is_remote() {

@@ -169,6 +169,9 @@ async fn trial_20_a_token_that_is_gone_is_removed_and_one_registered_again_later
     eventually("the device is removed", || async { list().await.ok()?.is_empty().then_some(()) }).await?;
     let nobody = stack.push().send_push(message(stack.domain(), &alias, "nobody")).await?.into_inner();
     assert!(nobody.pushes.is_empty());
+    // Whoever has a token can send to it: the log has its end.
+    let log = stack.agent.log();
+    assert!(log.contains("device is gone") && log.contains("…000001") && !log.contains(&apns_token(1)), "{log}");
     stack.stop().await
 }
 
@@ -207,6 +210,14 @@ async fn a_test_push_says_in_words_what_the_provider_answered() -> anyhow::Resul
     assert_eq!(providers.sim.arrived().last().and_then(|it| it.header("apns-push-type").map(str::to_owned)).as_deref(), Some("voip"));
     providers.sim.fault(Fault::new(Provider::Apns, Effect::answer(400, "DeviceTokenNotForTopic")));
     let bad = test(false).await?.into_inner();
+    providers.sim.clear_faults();
+    let mut location = message(stack.domain(), &alias, "");
+    let order = location.order.as_mut().context("no order")?;
+    order.content =
+        Some(v1::PushContent { apns_payload: r#"{"aps":{}}"#.to_owned(), apns_push_type: "location".to_owned(), ..Default::default() });
+    stack.push().send_push(location).await?;
+    let typed = |all: &[Arrival]| all.iter().any(|it| it.header("apns-topic") == Some("org.elph.phone.location-query"));
+    providers.taken("a push of another type", typed).await?;
     assert_eq!((bad.state(), bad.reason.as_str()), (v1::PushState::Failed, "DeviceTokenNotForTopic"));
     assert!(bad.explanation.contains("bundle id"), "{}", bad.explanation);
     stack.stop().await
