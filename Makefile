@@ -12,7 +12,7 @@ BUILT := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(TOOLS)/bin:$(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint fuzz proto-image deb check-deb install
+.PHONY: help demo test bench lint fuzz oracles proto-image deb check-deb install
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -57,6 +57,13 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS (30)
 			-max_total_time=$(FUZZ_SECONDS) -max_len=65536 -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=256 \
 			-print_final_stats=1 $(ARGS) || failed="$$failed $$target"; \
 	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+
+# Not part of `make test`: the crates that ours are compared with bring TLS stacks that the product bans (tests/oracles/README.md). Its lock
+# file follows the product's dependencies by itself, hence no --locked.
+oracles: ## our pushes beside those of a2 and fcm-rs; every difference is in tests/oracles/DIFFERENCES.md
+	@packaging/dev-setup build
+	@pkg-config --exists openssl || { echo "fcm-rs needs OpenSSL's headers: apt-get install pkg-config libssl-dev" >&2; exit 1; }
+	$(CARGO) test --manifest-path tests/oracles/Cargo.toml --lib --tests $(ARGS)
 
 proto-image: ## accept the API definition as it is now: later changes must not break it
 	@packaging/dev-setup buf

@@ -646,10 +646,11 @@ impl PushService for Api {
         let pusher = self.pusher()?;
         let ask = self.ask(principal, &domain, asked, vec![("push_id", id.to_string(), false)]);
         let work = async move {
-            history_of(&pusher, &domain, id).await?;
+            let before = history_of(&pusher, &domain, id).await?;
             let state = match pusher.pushes().cancel(id).await {
                 Cancelled::Dropped => v1::PushState::Dropped,
-                Cancelled::Sent => v1::PushState::Sent,
+                // Too late; the provider may have answered already.
+                Cancelled::Sent => state(before.state()),
                 Cancelled::Finished(known) => state(known),
                 Cancelled::Unknown => return Err(Reason::UnknownPush.status(format!("there is no push '{id}'"))),
             };

@@ -32,13 +32,16 @@ const EMPTIED: usize = 2;
 /// Runs the log until it is stopped.
 pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
     let spare = Spare::default();
-    let mut committer = Committer { shared, log: Some(log), unsynced: false, synced: Instant::now(), spare, backoff: None };
+    let mut committer = Committer { shared, log: Some(log), unsynced: false, synced: Instant::now(), spare, done_before: 0, backoff: None };
     committer.maintain().await;
     while committer.wanted().await {
         if !committer.commit().await {
-            return;
+            break;
         }
     }
+    // It holds the directory's lock: whoever opens the queue next must get it.
+    let patience = committer.shared.options.disk_patience;
+    committer.spare.end(patience).await;
 }
 
 struct Committer {
@@ -49,6 +52,8 @@ struct Committer {
     unsynced: bool,
     synced: Instant,
     spare: Spare,
+    /// Nothing in the files before this one waits, and all that was to be said about it is written.
+    done_before: u32,
     /// The disk refuses.
     backoff: Option<Backoff>,
 }
@@ -96,7 +101,11 @@ impl Committer {
     async fn commit(&mut self) -> bool {
         self.spare.look(&mut self.log).await;
         let Some(mut log) = self.log.take() else { return false };
-        let batch = self.shared.core.lock().outbox.take();
+        let (batch, oldest) = {
+            let mut core = self.shared.core.lock();
+            (core.outbox.take(), core.oldest_segment().map(|(oldest, _)| oldest))
+        };
+        let current = log.current().unwrap_or(0);
         let due = self.unsynced && self.synced.elapsed() >= SYNC;
         let sync = due || !batch.stores.is_empty() || !batch.waiters.is_empty() || self.backoff.is_some();
         let now = self.shared.options.clock.millis();
@@ -113,6 +122,8 @@ impl Committer {
                 } else {
                     self.unsynced = true;
                 }
+                // The endings of all that no longer waits are in this batch or in one before it.
+                self.done_before = oldest.map_or(current, |oldest| oldest.min(current));
                 self.shared.core.lock().disk_bytes = log.bytes();
                 self.published(batch, placed.segment, placed.base);
                 placed.begun
@@ -176,14 +187,11 @@ impl Committer {
     async fn maintain(&mut self) {
         let emptied = self.empty().await;
         let Some(mut log) = self.log.take() else { return };
-        let oldest = match self.shared.core.lock().oldest_segment() {
-            Some((oldest, _)) => log.current().map(|current| oldest.min(current)),
-            None => log.current(),
-        };
+        let oldest = self.done_before;
         let now = self.shared.options.clock.millis();
         let retiring = tokio::task::spawn_blocking(move || {
             // What could not be emptied keeps its name, whatever the index says.
-            let result = oldest.filter(|_| emptied).map_or(Ok(()), |oldest| log.retire(oldest, now));
+            let result = if emptied { log.retire(oldest, now) } else { Ok(()) };
             (log, result)
         });
         let Some((log, result)) = self.patiently(retiring).await else { return };
@@ -268,8 +276,19 @@ impl Spare {
     /// Begins to fill one, if there is none.
     fn begin(&mut self, log: &Log) {
         if self.0.is_none() && !log.spare {
-            let (directory, bytes) = (log.directory().to_owned(), log.segment_bytes());
-            self.0 = Some(tokio::task::spawn_blocking(move || prepare_spare(&directory, bytes)));
+            let (directory, bytes, lock) = (log.directory().to_owned(), log.segment_bytes(), log.lock());
+            self.0 = Some(tokio::task::spawn_blocking(move || {
+                let result = prepare_spare(&directory, bytes);
+                drop(lock);
+                result
+            }));
+        }
+    }
+
+    /// Waits until nothing is being filled any more, but not for a disk that does not answer.
+    async fn end(&mut self, patience: Duration) {
+        if let Some(filling) = self.0.take() {
+            let _late = tokio::time::timeout(patience, filling).await;
         }
     }
 

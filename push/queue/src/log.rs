@@ -9,6 +9,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -69,7 +70,7 @@ pub(crate) struct Log {
     files: BTreeMap<u32, Kept>,
     /// A file of zeros waits under `spare`.
     pub(crate) spare: bool,
-    _lock: File,
+    lock: Arc<File>,
 }
 
 #[derive(Debug)]
@@ -126,12 +127,17 @@ impl Log {
             current: None,
             files,
             spare: false,
-            _lock: lock,
+            lock: Arc::new(lock),
         })
     }
 
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// As long as somebody has it, the directory is nobody else's.
+    pub(crate) fn lock(&self) -> Arc<File> {
+        self.lock.clone()
     }
 
     /// Octets of a file when it is full.

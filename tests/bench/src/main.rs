@@ -9,6 +9,12 @@ mod fanout;
 mod feed;
 mod memory;
 mod nats;
+mod push_apns;
+mod push_fcm;
+mod push_latency;
+mod push_memory;
+mod push_rivals;
+mod push_sender;
 mod report;
 mod runs;
 mod start;
@@ -32,6 +38,18 @@ enum Bench {
     Start,
     /// Messages per second and allocations per message of the three protocols.
     Codecs,
+    /// Pushes to APNs per second, and their CPU.
+    #[value(name = "push_apns")]
+    PushApns,
+    /// Messages to FCM per second, and their CPU.
+    #[value(name = "push_fcm")]
+    PushFcm,
+    /// From the ringing in the switch to the provider's request.
+    #[value(name = "push_latency")]
+    PushLatency,
+    /// Resident memory with many devices and waiting pushes, and the start after a crash.
+    #[value(name = "push_memory")]
+    PushMemory,
 }
 
 /// Measures the agent beside others.
@@ -46,13 +64,21 @@ struct Arguments {
     /// Serve as the bare tonic stream, with both sockets in this directory.
     #[arg(long, hide = true)]
     bare_tonic: Option<PathBuf>,
+    /// Send pushes, as this JSON says, and print what it came to.
+    #[arg(long, hide = true)]
+    push_sender: Option<String>,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    // One TLS provider for everything in the process. An error means that one is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let arguments = Arguments::parse();
     if let Some(directory) = arguments.bare_tonic {
         return bare::serve(&directory).await;
+    }
+    if let Some(task) = arguments.push_sender {
+        return push_sender::serve(&task).await;
     }
     let asked = if arguments.benches.is_empty() { Bench::value_variants().to_vec() } else { arguments.benches };
     for bench in asked {
@@ -62,6 +88,10 @@ async fn main() -> anyhow::Result<()> {
             Bench::Memory => Box::pin(memory::run(arguments.soak)).await?,
             Bench::Start => Box::pin(start::run()).await?,
             Bench::Codecs => Box::pin(codecs::run()).await?,
+            Bench::PushApns => Box::pin(push_apns::run()).await?,
+            Bench::PushFcm => Box::pin(push_fcm::run()).await?,
+            Bench::PushLatency => Box::pin(push_latency::run()).await?,
+            Bench::PushMemory => Box::pin(push_memory::run()).await?,
         };
         table.publish()?;
     }

@@ -176,7 +176,7 @@ pub(crate) enum Command {
     /// A device is what an application registered of a user: provider and token. Ids of devices may be shortened while they are unique in
     /// the domain; a push has a whole id. What 'push send' answers is on disk and will be sent at least once, until its time is over.
     #[command(subcommand)]
-    Push(push::PushCommand),
+    Push(Box<push::PushCommand>),
     /// Reads domains, subscribers, rooms; checks passwords
     #[command(subcommand, visible_alias = "dir")]
     Directory(directory::DirectoryCommand),

@@ -76,7 +76,7 @@ pub(crate) async fn run(cli: Cli, given: Vec<String>, out: &mut Output) -> Resul
         Command::Conf(command) => Box::pin(session.conferences(command)).await,
         Command::Events(command) => Box::pin(session.events(command)).await,
         Command::Directory(command) => Box::pin(session.directory(command, password)).await,
-        Command::Push(command) => Box::pin(session.push(command, pushed)).await,
+        Command::Push(command) => Box::pin(session.push(*command, pushed)).await,
         Command::Links => session.links().await,
         Command::Info => session.info().await,
         Command::Health { service } => session.health(service).await,

@@ -403,14 +403,14 @@ async fn the_life_of_a_push_and_the_deliveries_of_a_device_are_shown() {
             "Class          call",
             "Provider's id  apple-1",
             "",
-            "TIME                     STATE     ATTEMPT  PROVIDER SAYS",
+            "TIME                     STATE     ATTEMPT  PROVIDER SAYS       NEXT",
             "2024-05-01 10:00:00.000  stored",
-            "2024-05-01 10:00:01.000  retried         1  ServiceUnavailable",
+            "2024-05-01 10:00:01.000  retried         1  ServiceUnavailable  2024-05-01 10:00",
             "2024-05-01 10:00:09.000  accepted        2",
         ],
     );
     same(
-        &stage.run_at(100, &["push", "deliveries", "0193a5c2", "-n", "2"]).await.out,
+        &stage.run_at(92, &["push", "deliveries", "0193a5c2", "-n", "2"]).await.out,
         &[
             "TIME              PUSH                                  CLASS  STATE     PROVIDER SAYS",
             &format!("2024-05-01 10:00  {PUSH}  call   accepted"),

@@ -27,7 +27,7 @@ async fn completions_and_man_pages_are_made() {
     for (shell, mark) in [("bash", "complete -F"), ("zsh", "#compdef elphctl"), ("fish", "complete -c elphctl")] {
         let ran = stage.run(&["completions", shell]).await;
         assert_eq!(ran.code, 0);
-        assert!(ran.out.contains(mark) && ran.out.contains("mute-all"), "{shell}");
+        assert!(ran.out.contains(mark) && ran.out.contains("mute-all") && ran.out.contains("send-many"), "{shell}");
     }
     let page = stage.run(&["man"]).await.out;
     for part in [".SH EXIT STATUS", ".SH ENVIRONMENT", ".SH EXAMPLES", "The agent\\*(Aqs Unix socket", "outcome unknown"] {
@@ -38,6 +38,8 @@ async fn completions_and_man_pages_are_made() {
     assert_eq!(fs::read_to_string(folder.join("elphctl.1")).unwrap(), page);
     let leaf = fs::read_to_string(folder.join("elphctl-conf-mute-all.1")).unwrap();
     assert!(leaf.contains("may unmute themselves") && leaf.contains("elphctl\\-conf\\-mute\\-all"), "{leaf}");
+    let push = fs::read_to_string(folder.join("elphctl-push-test.1")).unwrap();
+    assert!(push.contains("what its provider answered") && push.contains("\\-\\-request\\-id"), "{push}");
     assert!(leaf.lines().any(|line| line.starts_with(".TH") && line.contains("\"elphctl 0.")), "{leaf}");
     // every command has its page, and what a page refers to exists
     let names: Vec<String> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();

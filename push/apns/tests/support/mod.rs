@@ -1,12 +1,6 @@
 //! A provider in the same process: HTTP/2 (RFC 9113) written by hand over in-memory streams, so that each frame is the test's to choose
 //! and nothing is shared with the client under test. Answers use HPACK's static table only; requests are known by their bodies.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "what fails in a helper fails the test"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "what fails in a helper fails the test")]
 #![expect(unreachable_pub, reason = "each test file uses a part of it")]
 
 use std::{

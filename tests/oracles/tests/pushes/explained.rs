@@ -55,7 +55,7 @@ pub const APNS: &[Explanation] = &[
     Explanation::new(
         "device",
         Kind::OnPurpose,
-        "One device has one token, however the client writes it: ours is kept in small letters. Apple takes both.",
+        "One device has one token, however the client writes it: ours is kept in small letters. The digits mean the same.",
     ),
 ];
 
