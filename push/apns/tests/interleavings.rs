@@ -19,6 +19,9 @@ use tokio::time::{Instant, sleep, timeout};
 mod support;
 use support::{CANCEL, Event, Net, Peer, REFUSED_STREAM, VirtualClock, push, settings};
 
+/// In each run.
+const PUSHES: usize = 300;
+
 /// How often each push was processed.
 #[derive(Default)]
 struct World {
@@ -107,8 +110,8 @@ async fn provide(mut peer: Peer, mut limit: u32, mut rng: StdRng, world: Arc<Wor
     }
 }
 
-async fn run(seed: u64) {
-    const PUSHES: usize = 300;
+/// How many were accepted.
+async fn run(seed: u64) -> usize {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut settings = settings(&VirtualClock::new());
     settings.max_connections = rng.random_range(1..4);
@@ -161,20 +164,23 @@ async fn run(seed: u64) {
     assert_eq!(*world.excess.lock().unwrap(), 0, "more requests than were agreed");
     let statistics = apns.statistics();
     assert_eq!((statistics.in_flight, statistics.waiting), (0, 0));
-    assert!(names.get("accepted").copied().unwrap_or(0) > PUSHES / 10, "{names:?}");
     apns.close().await;
     assert_eq!(apns.statistics().connections, 0);
     providers.abort();
     println!("seed {seed}: {names:?}, {} connections", net.connects());
+    names.get("accepted").copied().unwrap_or(0)
 }
 
 #[test]
 fn no_push_is_lost_and_none_is_processed_twice_whatever_the_provider_does() {
     let chosen = env::var("SEED").ok().and_then(|seed| seed.parse().ok());
     let first = chosen.unwrap_or_else(|| rand::rng().random_range(0..u64::MAX / 2));
+    let (mut accepted, mut runs) = (0, 0);
     for seed in first..first + if chosen.is_some() { 1 } else { 20 } {
         println!("SEED={seed}");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(run(seed));
-    }
+        accepted += runtime.block_on(run(seed));
+        runs += 1;
+    } // One provider may swallow nearly all; twenty together do not.
+    assert!(chosen.is_some() || accepted > runs * PUSHES / 5, "{accepted} accepted in {runs} runs");
 }

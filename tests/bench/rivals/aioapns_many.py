@@ -35,7 +35,8 @@ async def main() -> None:
             priority=5,
             push_type=PushType.ALERT,
         )
-        taken += (await client.send_notification(request)).status == "200"
+        result = await client.send_notification(request)
+        taken += result.status == "200"
 
     async def worker() -> None:
         for number in left:

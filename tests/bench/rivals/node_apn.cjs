@@ -30,7 +30,8 @@ async function main() {
       const from = next;
       next = Math.min(next + AT_ONCE / PARTS, given.pushes);
       const devices = Array.from({ length: next - from }, (_, at) => token(from + at));
-      taken += (await provider.send(note(), devices)).sent.length;
+      const { sent } = await provider.send(note(), devices);
+      taken += sent.length;
     }
   };
   await Promise.all(Array.from({ length: PARTS }, part));

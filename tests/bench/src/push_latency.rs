@@ -2,14 +2,14 @@
 //! provider, idle and with many others waiting for the same application.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
 use e2e::{
     Stack, StackOptions,
-    pushes::{Providers, event, register},
+    pushes::{Providers, apns_token, event, register},
 };
 use elph_proto::v1;
 use futures_util::StreamExt;
@@ -24,11 +24,15 @@ use crate::{
 };
 
 const RUNS: usize = 3;
-const CALLS: usize = 300;
+const CALLS: usize = 250;
 /// Between two calls.
-const PACE: Duration = Duration::from_millis(15);
-/// Users that are called in turn.
-const CALLEES: usize = 20;
+const PACE: Duration = Duration::from_millis(20);
+/// Calls that ring at the same time.
+const RINGING: usize = 5;
+/// They are called in turn.
+const PHONES: usize = 20;
+/// A push of a call that waits for nothing comes within this time.
+const SOON: Duration = Duration::from_millis(100);
 const APP: &str = "ios";
 const QUEUED: u64 = 100_000;
 /// More, since some leave while calls are made.
@@ -36,21 +40,28 @@ const SLACK: u64 = 8_000;
 /// The provider takes so long for each answer then: all streams that others may have are taken.
 const SLOW: Duration = Duration::from_secs(8);
 
+/// Who is called, and by whom.
+struct Phone {
+    caller: String,
+    callee: String,
+    /// Of its push.
+    token: String,
+}
+
 pub(crate) async fn run() -> anyhow::Result<Table> {
     let (mut idle, mut full) = (Vec::new(), Vec::new());
     let mut least = f64::INFINITY;
     for run in 1..=RUNS {
         progress(&format!("push_latency, run {run} of {RUNS}, idle"));
         let (providers, stack, _keep) = stack("[[push.events]]\ndomains = [\"*\"]\ncalls = true\n", None).await?;
-        let callees = furnish(&stack, &providers).await?;
-        // Connections and caches.
-        calls(&stack, &providers, &callees, CALLEES).await?;
-        idle.push(calls(&stack, &providers, &callees, CALLS).await?);
+        let phones = furnish(&stack, &providers).await?;
+        warm(&stack, &providers, &phones).await?;
+        idle.push(calls(&stack, &providers, &phones, CALLS).await?);
         progress(&format!("push_latency, run {run} of {RUNS}, with {QUEUED} waiting"));
         providers.sim.set_delay(SLOW);
-        let other = callees.first().context("no callee")?.clone();
+        let other = phones.first().context("no phone")?.callee.clone();
         fill(&stack, QUEUED + SLACK, move |_| other.clone()).await?;
-        full.push(calls(&stack, &providers, &callees, CALLS).await?);
+        full.push(calls(&stack, &providers, &phones, CALLS).await?);
         least = least.min(waiting(&stack, APP).await?);
         stack.kill().await?;
     }
@@ -63,7 +74,7 @@ pub(crate) async fn run() -> anyhow::Result<Table> {
         table.row(format!("switch ringing to provider's request, {case}, p50"), "ms", Better::Lower, of(0.5));
         table.row(format!("switch ringing to provider's request, {case}, p99"), "ms", Better::Lower, of(0.99)).goal(goal);
     }
-    table.note(format!("medians of {RUNS} runs of {CALLS} calls, one every {} ms, to {CALLEES} users with a phone each", PACE.as_millis()));
+    table.note(format!("medians of {RUNS} runs of {CALLS} calls, one every {} ms, to {PHONES} users with a phone each", PACE.as_millis()));
     table.note("from the change in the simulated switch over CSTA, model, rules, queue on disk and APNs to the request read by push-sim;");
     table.note(format!(
         "queued: for the same application; the provider answers after {} s, so that all streams left to others are taken",
@@ -102,46 +113,79 @@ impl Running {
     }
 }
 
-/// Users with a phone each.
-async fn furnish(stack: &Stack, providers: &Providers) -> anyhow::Result<Vec<String>> {
-    let aliases = stack.sim.switch().aliases(stack.domain(), 1, CALLEES)?;
-    for (number, alias) in (0..).zip(&aliases) {
-        register(stack.push(), providers, stack.domain(), alias, APP, number).await?;
+/// Users with a phone each, and who calls them.
+async fn furnish(stack: &Stack, providers: &Providers) -> anyhow::Result<Vec<Phone>> {
+    let aliases = stack.sim.switch().aliases(stack.domain(), 0, 2 * PHONES)?;
+    let mut phones = Vec::new();
+    for (number, pair) in (0..).zip(aliases.chunks_exact(2)) {
+        let [caller, callee] = pair else { continue };
+        register(stack.push(), providers, stack.domain(), callee, APP, number).await?;
+        phones.push(Phone { caller: caller.clone(), callee: callee.clone(), token: apns_token(number) });
     }
-    if aliases.len() < CALLEES {
+    if phones.len() < PHONES {
         bail!("the switch has {} aliases only", aliases.len());
     }
-    Ok(aliases)
+    Ok(phones)
+}
+
+/// Until each phone has rung without delay: monitors are set, connections open.
+async fn warm(stack: &Stack, providers: &Providers, phones: &[Phone]) -> anyhow::Result<()> {
+    let began = Instant::now();
+    for phone in phones {
+        loop {
+            let from = providers.sim.counters().apns.accepted;
+            let made = stack.sim.switch().dial(stack.domain(), &phone.caller, &phone.callee)?;
+            let rang = async {
+                while providers.sim.counters().apns.accepted == from {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let rang = tokio::time::timeout(SOON, rang).await.is_ok();
+            stack.sim.switch().release_call(stack.domain(), &made.call)?;
+            // Its cancel
+            tokio::time::sleep(SOON).await;
+            if rang {
+                break;
+            }
+            if began.elapsed() > PATIENCE {
+                bail!("a phone does not ring; the agent's log:\n{}", stack.agent.log());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// So many calls, and how long each push took.
-async fn calls(stack: &Stack, providers: &Providers, callees: &[String], count: usize) -> anyhow::Result<Histogram<u64>> {
+async fn calls(stack: &Stack, providers: &Providers, phones: &[Phone], count: usize) -> anyhow::Result<Histogram<u64>> {
     let (switch, domain) = (stack.sim.switch(), stack.domain());
-    let caller = switch.aliases(domain, 0, 1)?.into_iter().next().context("no caller")?;
-    let from = providers.sim.counters().apns.accepted;
-    let mut began = HashMap::new();
-    for callee in callees.iter().cycle().take(count) {
-        let now = Instant::now();
-        let made = switch.dial(domain, &caller, callee)?;
-        began.insert(made.call.clone(), now);
+    providers.sim.clear_arrived();
+    let mut began: HashMap<&str, VecDeque<Instant>> = HashMap::new();
+    let mut ringing = VecDeque::new();
+    for phone in phones.iter().cycle().take(count) {
+        began.entry(&phone.token).or_default().push_back(Instant::now());
+        ringing.push_back(switch.dial(domain, &phone.caller, &phone.callee)?.call);
         tokio::time::sleep(PACE).await;
-        switch.release_call(domain, &made.call)?;
+        if ringing.len() == RINGING {
+            switch.release_call(domain, &ringing.pop_front().unwrap_or_default())?;
+        }
+    }
+    for call in ringing {
+        switch.release_call(domain, &call)?;
     }
     let rang = |arrived: &[Arrival]| -> Vec<Arrival> {
-        let ours = |arrival: &&Arrival| event(arrival) == "call" && began.contains_key(&e2e::pushes::field(arrival, "call_id"));
-        arrived.iter().filter(ours).cloned().collect()
+        let voip = arrived.iter().filter(|arrival| arrival.header("apns-push-type") == Some("voip"));
+        voip.filter(|arrival| event(arrival) == "call").cloned().collect()
     };
     let waited = providers.sim.wait_for(PATIENCE, |arrived| rang(arrived).len() >= count).await;
     let arrived = match waited {
         Ok(arrived) => rang(&arrived),
-        Err(waited) => bail!("{} of {count} calls were pushed, {from} pushes before", rang(&waited.0).len()),
+        Err(waited) => bail!("{} of {count} calls were pushed; the agent's log:\n{}", rang(&waited.0).len(), stack.agent.log()),
     };
     let mut taken = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
+    // The calls of a phone arrive one after the other.
     for arrival in arrived {
-        let began = began.remove(&e2e::pushes::field(&arrival, "call_id"));
-        if let Some(began) = began {
-            taken.record(u64::try_from(arrival.instant.saturating_duration_since(began).as_micros())?)?;
-        }
+        let began = began.get_mut(&*arrival.device).and_then(VecDeque::pop_front).context("a phone rang without a call")?;
+        taken.record(u64::try_from(arrival.instant.saturating_duration_since(began).as_micros())?)?;
     }
     progress(&format!("p50 {:.2} ms, p99 {:.2} ms, most {:.2} ms", ms(&taken, 0.5), ms(&taken, 0.99), ms(&taken, 1.0)));
     Ok(taken)
