@@ -91,6 +91,11 @@ ca_file = "{dir}/ca.pem"
         Stack::start(StackOptions { extra, ..options }).await
     }
 
+    /// The pushes that came, whatever was answered; not the requests for tokens.
+    pub fn pushes(&self) -> Vec<Arrival> {
+        self.sim.arrived().into_iter().filter(|arrival| !arrival.device.is_empty()).collect()
+    }
+
     /// What a provider has taken, once it is as wanted.
     pub async fn taken(&self, what: &str, wanted: impl Fn(&[Arrival]) -> bool) -> anyhow::Result<Vec<Arrival>> {
         let accepted =

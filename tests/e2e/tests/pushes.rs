@@ -97,7 +97,7 @@ async fn trial_15_a_call_that_ends_while_the_provider_is_down_is_never_pushed() 
     let device = stack.device(&providers, &called, "ios", 1).await?;
     providers.sim.fault(Fault::new(Provider::Apns, Effect::answer(503, "ServiceUnavailable")));
     let dialled = stack.sim.switch().dial(stack.domain(), &caller, &called)?;
-    eventually("it was tried", || async { (!providers.sim.arrived().is_empty()).then_some(()) }).await?;
+    eventually("it was tried", || async { (!providers.pushes().is_empty()).then_some(()) }).await?;
     stack.sim.switch().release_call(stack.domain(), &dialled.call)?;
     let deliveries = || async {
         let request = v1::ListDeviceDeliveriesRequest { domain: stack.domain().to_owned(), device_id: device.id.clone(), page_size: 0 };
@@ -106,7 +106,7 @@ async fn trial_15_a_call_that_ends_while_the_provider_is_down_is_never_pushed() 
     };
     eventually("the push was dropped", deliveries).await?;
     providers.sim.clear_faults();
-    assert!(providers.sim.arrived().iter().all(|arrival| !arrival.is_accepted()));
+    assert!(providers.pushes().iter().all(|arrival| !arrival.is_accepted()));
     stack.stop().await
 }
 
@@ -162,7 +162,7 @@ async fn trial_20_a_token_that_is_gone_is_removed_and_one_registered_again_later
     // Found gone an hour before it was registered: another installation of long ago.
     gone(jiff::Timestamp::now().as_millisecond() - 3_600_000);
     stack.push().send_push(message(stack.domain(), &alias, "kept")).await?;
-    eventually("Apple was asked", || async { (!providers.sim.arrived().is_empty()).then_some(()) }).await?;
+    eventually("Apple was asked", || async { (!providers.pushes().is_empty()).then_some(()) }).await?;
     assert_eq!(list().await?.len(), 1);
     gone(jiff::Timestamp::now().as_millisecond() + 60_000);
     stack.push().send_push(message(stack.domain(), &alias, "gone")).await?;
@@ -207,7 +207,7 @@ async fn a_test_push_says_in_words_what_the_provider_answered() -> anyhow::Resul
     };
     let good = test(true).await?.into_inner();
     assert_eq!((good.state(), good.reason.as_str()), (v1::PushState::Accepted, ""));
-    assert_eq!(providers.sim.arrived().last().and_then(|it| it.header("apns-push-type").map(str::to_owned)).as_deref(), Some("voip"));
+    assert_eq!(providers.pushes().last().and_then(|it| it.header("apns-push-type").map(str::to_owned)).as_deref(), Some("voip"));
     providers.sim.fault(Fault::new(Provider::Apns, Effect::answer(400, "DeviceTokenNotForTopic")));
     let bad = test(false).await?.into_inner();
     providers.sim.clear_faults();
@@ -269,9 +269,9 @@ async fn trial_12_killed_in_a_loop_under_load_every_accepted_push_arrives() -> a
             }
             taken
         });
-        let before = providers.sim.arrived().len();
+        let before = providers.pushes().len();
         let some = rng.random_range(20..120);
-        eventually("some are under way", || async { (providers.sim.arrived().len() >= before + some).then_some(()) }).await?;
+        eventually("some are under way", || async { (providers.pushes().len() >= before + some).then_some(()) }).await?;
         stack.crash_agent().await?;
         accepted.extend(load.await?);
     }
