@@ -14,7 +14,7 @@ use e2e::{
 use elph_proto::v1;
 use futures_util::StreamExt;
 use hdrhistogram::Histogram;
-use push_sim::{Arrival, Options};
+use push_sim::{Arrival, Effect, Fault, Options, Provider};
 use tempfile::TempDir;
 
 use crate::{
@@ -37,7 +37,7 @@ const APP: &str = "ios";
 const QUEUED: u64 = 100_000;
 /// More, since some leave while calls are made.
 const SLACK: u64 = 8_000;
-/// The provider takes so long for each answer then: all streams that others may have are taken.
+/// The provider takes so long to answer for these: all streams that they may have are taken.
 const SLOW: Duration = Duration::from_secs(8);
 
 /// Who is called, and by whom.
@@ -58,8 +58,7 @@ pub(crate) async fn run() -> anyhow::Result<Table> {
         warm(&stack, &providers, &phones).await?;
         idle.push(calls(&stack, &providers, &phones, CALLS).await?);
         progress(&format!("push_latency, run {run} of {RUNS}, with {QUEUED} waiting"));
-        providers.sim.set_delay(SLOW);
-        let other = phones.first().context("no phone")?.callee.clone();
+        let other = bystander(&stack, &providers).await?;
         fill(&stack, QUEUED + SLACK, move |_| other.clone()).await?;
         full.push(calls(&stack, &providers, &phones, CALLS).await?);
         least = least.min(waiting(&stack, APP).await?);
@@ -77,7 +76,7 @@ pub(crate) async fn run() -> anyhow::Result<Table> {
     table.note(format!("medians of {RUNS} runs of {CALLS} calls, one every {} ms, to {PHONES} users with a phone each", PACE.as_millis()));
     table.note("from the change in the simulated switch over CSTA, model, rules, queue on disk and APNs to the request read by push-sim;");
     table.note(format!(
-        "queued: for the same application; the provider answers after {} s, so that all streams left to others are taken",
+        "queued: for the same application; the provider answers these after {} s, so that all places that they may have are taken",
         SLOW.as_secs()
     ));
     Ok(table)
@@ -126,6 +125,16 @@ async fn furnish(stack: &Stack, providers: &Providers) -> anyhow::Result<Vec<Pho
         bail!("the switch has {} aliases only", aliases.len());
     }
     Ok(phones)
+}
+
+/// A user who is only written to, and whose phone the provider answers for late.
+async fn bystander(stack: &Stack, providers: &Providers) -> anyhow::Result<String> {
+    let alias = stack.sim.switch().aliases(stack.domain(), 2 * PHONES, 1)?.into_iter().next().context("no further alias")?;
+    let number = PHONES as u64;
+    register(stack.push(), providers, stack.domain(), &alias, APP, number).await?;
+    let late = Effect::Delay { ms: u64::try_from(SLOW.as_millis())? };
+    providers.sim.fault(Fault::new(Provider::Apns, late).device(apns_token(number)));
+    Ok(alias)
 }
 
 /// Until each phone has rung without delay: monitors are set, connections open.
