@@ -1,4 +1,4 @@
-//! Calls that ring. One entry for each alias that a call rings: it is told once, and taken back once.
+//! Calls that ring. One entry for each alias that a call has rung: each time that it rings it is told once, and taken back once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -7,39 +7,41 @@ use jiff::Timestamp;
 
 use crate::{
     Rules,
-    notice::{Fields, Kind, Notice, Step, Why},
+    notice::{Fields, Kind, Notice, Occasion, Seen, Step, Why},
 };
 
 /// How long a missed call is worth telling.
 const MISSED_FOR: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
-/// An alias that a call rings.
+/// An alias that a call has rung.
 #[derive(Debug)]
 struct Ring {
     domain: String,
-    fields: Fields,
+    occasion: Occasion,
+    /// What was told; none: it rings no more.
+    told: Option<Fields>,
 }
 
-/// Who rings, by our id of the call and the alias.
+/// Who rings or has rung, by our id of the call and the alias.
 #[derive(Debug, Default)]
 pub(crate) struct Rings(HashMap<String, BTreeMap<String, Ring>>);
 
 impl Rings {
     pub(crate) fn len(&self) -> usize {
-        self.0.values().map(BTreeMap::len).sum()
+        self.0.values().flat_map(BTreeMap::values).filter(|ring| ring.told.is_some()).count()
     }
 
     /// A call has changed.
-    pub(crate) fn call(&mut self, call: &Call, rules: &Rules, now: Timestamp) -> Vec<Notice> {
+    pub(crate) fn call(&mut self, call: &Call, rules: &Rules, seen: Seen, now: Timestamp) -> Vec<Notice> {
         let over = call.state() == CallState::Ended;
         let mut notices = Vec::new();
         for alias in called(call) {
             let legs: Vec<&Leg> = call.legs.iter().filter(|leg| leg.device == alias && is_called(leg)).collect();
-            let rings = self.0.get(&call.id).is_some_and(|known| known.contains_key(alias));
+            let rings = self.0.get(&call.id).and_then(|known| known.get(alias)).is_some_and(|ring| ring.told.is_some());
             let waits = !over && legs.iter().any(|leg| offered(leg.state()));
             let answered = legs.iter().any(|leg| leg.answer_time.is_some() || matches!(leg.state(), LegState::Connected | LegState::Held));
             match (rings, waits && !answered) {
-                (false, true) => notices.extend(self.begin(call, alias, &legs, rules, now)),
+                (false, true) => notices.extend(self.begin(call, alias, &legs, rules, seen, now)),
                 (true, false) => notices.extend(self.end(call, alias, &legs, answered, rules, now)),
                 _ => {}
             }
@@ -47,7 +49,7 @@ impl Rings {
         if over {
             // Their legs went over into another call.
             let left = self.0.remove(&call.id).unwrap_or_default();
-            notices.extend(left.into_iter().map(|(alias, ring)| taken_back(&call.id, alias, ring, Why::Ended)));
+            notices.extend(left.into_iter().filter_map(|(alias, mut ring)| ring.take_back(&call.id, alias, Why::Ended)));
         }
         notices
     }
@@ -58,14 +60,13 @@ impl Rings {
         let gone: Vec<String> = self.0.keys().filter(|id| !here.contains(id.as_str())).cloned().collect();
         let mut notices = Vec::new();
         for id in gone {
-            for (alias, ring) in self.0.remove(&id).unwrap_or_default() {
-                notices.push(taken_back(&id, alias, ring, Why::Ended));
-            }
+            let left = self.0.remove(&id).unwrap_or_default();
+            notices.extend(left.into_iter().filter_map(|(alias, mut ring)| ring.take_back(&id, alias, Why::Ended)));
         }
         notices
     }
 
-    fn begin(&mut self, call: &Call, alias: &str, legs: &[&Leg], rules: &Rules, now: Timestamp) -> Option<Notice> {
+    fn begin(&mut self, call: &Call, alias: &str, legs: &[&Leg], rules: &Rules, seen: Seen, now: Timestamp) -> Option<Notice> {
         let rings_over_sip = legs.iter().any(|leg| leg.state() == LegState::Alerting);
         if !rules.calls || (rules.only_unless_ringing && rings_over_sip) {
             return None;
@@ -76,23 +77,24 @@ impl Rings {
             return None;
         }
         let fields = fields(call, alias, until);
-        let ring = Ring { domain: call.domain.clone(), fields: fields.clone() };
-        self.0.entry(call.id.clone()).or_default().insert(alias.to_owned(), ring);
+        let known = self.0.entry(call.id.clone()).or_default();
+        let occasion = known.get(alias).map_or_else(|| Occasion::first(seen, now), |before| before.occasion.next());
+        known.insert(alias.to_owned(), Ring { domain: call.domain.clone(), occasion, told: Some(fields.clone()) });
         Some(Notice {
             domain: call.domain.clone(),
             alias: alias.to_owned(),
             subject: call.id.clone(),
+            occasion,
             step: Step::Tell { kind: Kind::Call, until },
             fields,
         })
     }
 
     fn end(&mut self, call: &Call, alias: &str, legs: &[&Leg], answered: bool, rules: &Rules, now: Timestamp) -> Vec<Notice> {
-        let known = self.0.get_mut(&call.id);
-        let Some(ring) = known.and_then(|known| known.remove(alias)) else { return Vec::new() };
+        let Some(ring) = self.0.get_mut(&call.id).and_then(|known| known.get_mut(alias)) else { return Vec::new() };
+        let Some(mut fields) = ring.told.clone() else { return Vec::new() };
         let why = why(call, legs, answered);
-        let mut fields = ring.fields.clone();
-        let mut notices = vec![taken_back(&call.id, alias.to_owned(), ring, why)];
+        let mut notices = Vec::from_iter(ring.take_back(&call.id, alias.to_owned(), why));
         // One that was answered on any device, refused, or went elsewhere is not missed.
         if rules.missed_calls
             && matches!(why, Why::CallerGaveUp | Why::NoAnswer)
@@ -103,6 +105,7 @@ impl Rings {
                 domain: call.domain.clone(),
                 alias: alias.to_owned(),
                 subject: call.id.clone(),
+                occasion: ring.occasion,
                 step: Step::Tell { kind: Kind::MissedCall, until },
                 fields,
             });
@@ -111,11 +114,13 @@ impl Rings {
     }
 }
 
-fn taken_back(call: &str, alias: String, ring: Ring, why: Why) -> Notice {
-    let step = Step::TakeBack { told: Kind::Call, kind: Kind::CallCancel, why };
-    let mut fields = ring.fields;
-    fields.push(("reason", why.as_str().to_owned()));
-    Notice { domain: ring.domain, alias, subject: call.to_owned(), step, fields }
+impl Ring {
+    fn take_back(&mut self, call: &str, alias: String, why: Why) -> Option<Notice> {
+        let mut fields = self.told.take()?;
+        fields.push(("reason", why.as_str().to_owned()));
+        let step = Step::TakeBack { told: Kind::Call, kind: Kind::CallCancel, why };
+        Some(Notice { domain: self.domain.clone(), alias, subject: call.to_owned(), occasion: self.occasion, step, fields })
+    }
 }
 
 fn is_called(leg: &Leg) -> bool {
@@ -215,6 +220,7 @@ mod tests {
             domain: "biysk.local".to_owned(),
             state: CallState::Alerting.into(),
             calling_number: "1001".to_owned(),
+            start_time: Some(prost_types::Timestamp { seconds: NOW, nanos: 0 }),
             legs: [leg("1001", LegDirection::Originating, LegState::Initiated)].into_iter().chain(called).collect(),
             ..Default::default()
         }
@@ -312,6 +318,44 @@ mod tests {
         policy.call(&ringing(&["1002"]), at(1));
         assert!(policy.snapshot(&[ringing(&["1002"])], &[], at(2)).is_empty());
         assert_eq!(steps(&policy.snapshot(&[], &[], at(3))), [("1002", Kind::CallCancel, Some(Why::Ended))]);
+    }
+
+    #[test]
+    fn a_call_that_comes_back_to_an_alias_is_told_and_taken_back_again_as_another_push() {
+        let mut policy = policy(rules());
+        policy.snapshot(&[], &[], at(-9));
+        let first = policy.call(&ringing(&["1002"]), at(1));
+        let mut away = ringing(&["1002"]);
+        away.legs[1].set_state(LegState::Released);
+        policy.call(&away, at(2));
+        assert_eq!(policy.open(), 0);
+        let again = policy.call(&ringing(&["1002"]), at(3));
+        assert_eq!(steps(&again), [("1002", Kind::Call, None)]);
+        assert_eq!((first[0].occasion, again[0].occasion), (Occasion(0), Occasion(1)));
+        let back = policy.call(&ended(ringing(&["1002"]), EndCause::CallerGaveUp), at(9));
+        assert!(back.iter().all(|notice| notice.occasion == Occasion(1)) && back.len() == 2, "{back:?}");
+    }
+
+    #[test]
+    fn after_a_restart_what_still_rings_is_the_same_push_and_what_rings_later_is_not_taken_for_it() {
+        let mut policy = policy(rules());
+        let still = policy.snapshot(&[ringing(&["1002"])], &[], at(1));
+        assert_eq!(still[0].occasion, Occasion(0));
+        let later = policy.call(&ringing(&["1002", "1003"]), at(2));
+        assert_eq!(steps(&later), [("1003", Kind::Call, None)]);
+        assert!(later[0].occasion.0 > 1, "{later:?}");
+    }
+
+    #[test]
+    fn rules_that_are_gone_leave_no_phone_ringing() {
+        let mut policy = policy(rules());
+        policy.call(&ringing(&["1002"]), at(1));
+        policy.set_rules(HashMap::new());
+        assert_eq!(
+            steps(&policy.call(&ended(ringing(&["1002"]), EndCause::NoAnswer), at(2))),
+            [("1002", Kind::CallCancel, Some(Why::NoAnswer))]
+        );
+        assert_eq!(policy.open(), 0);
     }
 
     #[test]

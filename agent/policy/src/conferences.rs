@@ -7,25 +7,29 @@ use jiff::Timestamp;
 
 use crate::{
     Rules,
-    notice::{Fields, Kind, Notice, Step, Why},
+    notice::{Fields, Kind, Notice, Occasion, Seen, Step, Why},
 };
 
 /// Somebody who is invited.
 #[derive(Debug)]
 struct Invitation {
     alias: String,
+    occasion: Occasion,
     fields: Fields,
 }
 
 /// A conference with open invitations, by participant.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Open {
     domain: String,
     name: String,
+    seen: Seen,
     invited: BTreeMap<String, Invitation>,
+    /// The last time that each alias was invited.
+    occasions: BTreeMap<String, Occasion>,
 }
 
-/// Conferences by our id. Those without open invitations are kept for their names while they go on.
+/// Conferences by our id. Those without open invitations are kept for their names and occasions while they go on.
 #[derive(Debug, Default)]
 pub(crate) struct Invitations(HashMap<String, Open>);
 
@@ -34,21 +38,30 @@ impl Invitations {
         self.0.values().map(|open| open.invited.len()).sum()
     }
 
-    pub(crate) fn conference(&mut self, conference: &Conference, rules: &Rules, now: Timestamp) -> Vec<Notice> {
+    pub(crate) fn conference(&mut self, conference: &Conference, rules: &Rules, seen: Seen, now: Timestamp) -> Vec<Notice> {
         if conference.state() == ConferenceState::Ended {
             return self.0.remove(&conference.id).map(|open| voided(&conference.id, open)).unwrap_or_default();
         }
-        let open = self.0.entry(conference.id.clone()).or_default();
-        open.domain.clone_from(&conference.domain);
+        let open = self.open(&conference.id, &conference.domain, seen);
         open.name.clone_from(&conference.name);
         // Changes of the conference come without its roster.
         let members = conference.participants.iter();
-        members.filter_map(|member| self.member(&conference.id, &conference.domain, member, rules, now)).collect()
+        let notices = members.filter_map(|member| open.member(&conference.id, member, rules, seen, now)).collect();
+        if seen == Seen::Listed {
+            open.seen = Seen::Older;
+        }
+        notices
+    }
+
+    fn open(&mut self, conference: &str, domain: &str, seen: Seen) -> &mut Open {
+        let new = || Open { domain: domain.to_owned(), name: String::new(), seen, invited: BTreeMap::new(), occasions: BTreeMap::new() };
+        self.0.entry(conference.to_owned()).or_insert_with(new)
     }
 
     pub(crate) fn participant(&mut self, domain: &str, change: &ParticipantChange, rules: &Rules, now: Timestamp) -> Vec<Notice> {
         let member = change.participant.as_ref();
-        member.and_then(|member| self.member(&change.conference_id, domain, member, rules, now)).into_iter().collect()
+        let open = self.open(&change.conference_id, domain, Seen::Whole);
+        member.and_then(|member| open.member(&change.conference_id, member, rules, open.seen, now)).into_iter().collect()
     }
 
     pub(crate) fn gone(&mut self, conferences: &[Conference]) -> Vec<Notice> {
@@ -66,41 +79,42 @@ impl Invitations {
         }
         notices
     }
+}
 
-    fn member(&mut self, conference: &str, domain: &str, member: &Participant, rules: &Rules, now: Timestamp) -> Option<Notice> {
-        let open = self.0.entry(conference.to_owned()).or_default();
-        if open.domain.is_empty() {
-            domain.clone_into(&mut open.domain);
-        }
+impl Open {
+    fn member(&mut self, conference: &str, member: &Participant, rules: &Rules, seen: Seen, now: Timestamp) -> Option<Notice> {
         let called = matches!(member.status(), ParticipantStatus::DialingOut | ParticipantStatus::Alerting);
         if called {
-            if !rules.conferences || member.number.is_empty() || open.invited.contains_key(&member.id) {
+            if !rules.conferences || member.number.is_empty() || self.invited.contains_key(&member.id) {
                 return None;
             }
             let until = now.checked_add(rules.ring_time).ok()?;
             let fields = vec![
                 ("conference_id", conference.to_owned()),
-                ("conference_name", open.name.clone()),
-                ("domain", domain.to_owned()),
+                ("conference_name", self.name.clone()),
+                ("domain", self.domain.clone()),
                 ("alias", member.number.clone()),
                 ("expires_at", until.as_second().to_string()),
             ];
-            open.invited.insert(member.id.clone(), Invitation { alias: member.number.clone(), fields: fields.clone() });
+            let occasion = self.occasions.get(&member.number).map_or_else(|| Occasion::first(seen, now), |before| before.next());
+            self.occasions.insert(member.number.clone(), occasion);
+            self.invited.insert(member.id.clone(), Invitation { alias: member.number.clone(), occasion, fields: fields.clone() });
             return Some(Notice {
-                domain: domain.to_owned(),
+                domain: self.domain.clone(),
                 alias: member.number.clone(),
                 subject: conference.to_owned(),
+                occasion,
                 step: Step::Tell { kind: Kind::Invitation, until },
                 fields,
             });
         }
-        let invitation = open.invited.remove(&member.id)?;
+        let invitation = self.invited.remove(&member.id)?;
         let why = match member.status() {
             ParticipantStatus::Connected | ParticipantStatus::OnHold => Why::AnsweredElsewhere,
             _ if member.end_cause() == elph_proto::v1::EndCause::Rejected => Why::Declined,
             _ => Why::Ended,
         };
-        Some(void(conference, domain, invitation, why))
+        Some(void(conference, &self.domain, invitation, why))
     }
 }
 
@@ -116,6 +130,7 @@ fn void(conference: &str, domain: &str, invitation: Invitation, why: Why) -> Not
         domain: domain.to_owned(),
         alias: invitation.alias,
         subject: conference.to_owned(),
+        occasion: invitation.occasion,
         step: Step::TakeBack { told: Kind::Invitation, kind: Kind::InvitationCancel, why },
         fields,
     }
@@ -155,6 +170,34 @@ mod tests {
             assert_eq!(void[0].step, Step::TakeBack { told: Kind::Invitation, kind: Kind::InvitationCancel, why });
             assert_eq!(policy.open(), 0);
         }
+    }
+
+    #[test]
+    fn who_is_invited_again_is_told_again_as_another_push() {
+        let now = Timestamp::from_second(1_790_000_000).unwrap();
+        let mut policy = policy();
+        policy.snapshot(&[], &[], now);
+        let occasions: Vec<u64> = [ParticipantStatus::DialingOut, ParticipantStatus::Disconnected]
+            .repeat(2)
+            .into_iter()
+            .flat_map(|status| policy.participant("biysk.local", &change(status), now))
+            .map(|notice| notice.occasion.0)
+            .collect();
+        assert_eq!(occasions, [0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn after_a_restart_an_open_invitation_is_the_same_push_and_a_later_one_is_not_taken_for_it() {
+        let now = Timestamp::from_second(1_790_000_000).unwrap();
+        let mut policy = policy();
+        let invited =
+            |id: &str| Participant { id: id.into(), number: id.into(), status: ParticipantStatus::Alerting.into(), ..Default::default() };
+        let start_time = Some(prost_types::Timestamp { seconds: 1_780_000_000, nanos: 0 });
+        let listed =
+            Conference { id: "c".into(), domain: "biysk.local".into(), start_time, participants: vec![invited("1")], ..Default::default() };
+        assert_eq!(policy.snapshot(&[], &[listed], now)[0].occasion, Occasion(0));
+        let change = ParticipantChange { conference_id: "c".into(), participant: Some(invited("2")), ..Default::default() };
+        assert!(policy.participant("biysk.local", &change, now)[0].occasion.0 > 1);
     }
 
     #[test]

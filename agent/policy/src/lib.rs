@@ -11,9 +11,9 @@ use std::collections::HashMap;
 use elph_proto::v1;
 use jiff::Timestamp;
 
-use self::{calls::Rings, conferences::Invitations};
+use self::{calls::Rings, conferences::Invitations, notice::Seen};
 pub use self::{
-    notice::{Fields, Kind, Notice, Step, Why},
+    notice::{Fields, Kind, Notice, Occasion, Step, Why},
     template::{BadTemplate, Content, Template, Templates, default_text},
 };
 
@@ -38,7 +38,13 @@ pub struct Policy {
     rules: HashMap<String, Rules>,
     rings: Rings,
     invitations: Invitations,
+    /// When the first list was read.
+    began: Option<Timestamp>,
 }
+
+/// Where nothing is told, what was told before is still taken back.
+const NOTHING: Rules =
+    Rules { calls: false, ring_time: std::time::Duration::ZERO, only_unless_ringing: false, missed_calls: false, conferences: false };
 
 impl Policy {
     /// A policy with these rules by domain. In a domain without rules nothing is pushed.
@@ -53,17 +59,27 @@ impl Policy {
 
     /// A call has changed.
     pub fn call(&mut self, call: &v1::Call, now: Timestamp) -> Vec<Notice> {
-        self.rules.get(&call.domain).map(|rules| self.rings.call(call, rules, now)).unwrap_or_default()
+        let seen = self.seen(calls::time(call.start_time.as_ref()));
+        self.rings.call(call, rules(&self.rules, &call.domain), seen, now)
     }
 
     /// A conference as a whole has changed.
     pub fn conference(&mut self, conference: &v1::Conference, now: Timestamp) -> Vec<Notice> {
-        self.rules.get(&conference.domain).map(|rules| self.invitations.conference(conference, rules, now)).unwrap_or_default()
+        let seen = self.seen(calls::time(conference.start_time.as_ref()));
+        self.invitations.conference(conference, rules(&self.rules, &conference.domain), seen, now)
     }
 
     /// A participant has changed.
     pub fn participant(&mut self, domain: &str, change: &v1::ParticipantChange, now: Timestamp) -> Vec<Notice> {
-        self.rules.get(domain).map(|rules| self.invitations.participant(domain, change, rules, now)).unwrap_or_default()
+        self.invitations.participant(domain, change, rules(&self.rules, domain), now)
+    }
+
+    fn seen(&self, start: Option<Timestamp>) -> Seen {
+        match (self.began, start) {
+            (None, _) => Seen::Listed,
+            (Some(began), Some(start)) if start >= began => Seen::Whole,
+            _ => Seen::Older,
+        }
     }
 
     /// All that goes on, after events were missed: what is no longer in it has ended.
@@ -76,6 +92,7 @@ impl Policy {
         for conference in conferences {
             notices.extend(self.conference(conference, now));
         }
+        self.began = self.began.or(Some(now));
         notices
     }
 
@@ -83,4 +100,8 @@ impl Policy {
     pub fn open(&self) -> usize {
         self.rings.len() + self.invitations.len()
     }
+}
+
+fn rules<'a>(all: &'a HashMap<String, Rules>, domain: &str) -> &'a Rules {
+    all.get(domain).unwrap_or(&NOTHING)
 }

@@ -97,8 +97,39 @@ pub struct Notice {
     pub alias: String,
     /// Our id of the call or conference. Ids of pushes derive from it, so that both agents of a cluster make the same.
     pub subject: String,
+    /// Which time it is that the user is told of the subject: a call comes back, somebody is invited again.
+    pub occasion: Occasion,
     /// What to do.
     pub step: Step,
     /// For the payload.
     pub fields: Fields,
+}
+
+/// Tells the times apart that a user is told of one subject; the same in both agents of a cluster, and after a restart while it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Occasion(pub u64);
+
+/// What this process has seen of a subject when it tells it for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// It goes on in the first list that was read: whoever was here before may have told it already.
+    Listed,
+    /// It began before that, and what has happened to it is not known.
+    Older,
+    /// Since it began.
+    Whole,
+}
+
+impl Occasion {
+    pub(crate) fn first(seen: Seen, now: Timestamp) -> Self {
+        match seen {
+            Seen::Listed | Seen::Whole => Self(0),
+            // Another one than was used before, if one was.
+            Seen::Older => Self(now.as_second().unsigned_abs()),
+        }
+    }
+
+    pub(crate) fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
 }

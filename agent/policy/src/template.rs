@@ -186,7 +186,9 @@ impl Templates {
 
     /// The payload of a message.
     pub fn message(&self, content: &Content, push_id: &str) -> Payload {
-        let silent = content.title.is_empty() && content.body.is_empty();
+        let text = !content.title.is_empty() || !content.body.is_empty();
+        // Apple shows a badge and plays a sound without text, too. Google has nothing of it without a text.
+        let silent = !(text || self.provider == Provider::Apns && (content.badge.is_some() || !content.sound.is_empty()));
         let object = match self.provider {
             Provider::Apns => apns_message(content, silent, push_id),
             Provider::Fcm => fcm_message(content, silent, push_id),
@@ -298,9 +300,11 @@ fn apns_message(content: &Content, silent: bool, push_id: &str) -> Map<String, V
     set("category", &content.category);
     if silent {
         aps.insert("content-available".to_owned(), 1.into());
-    } else {
-        let shown = [("title", &content.title), ("body", &content.body)].into_iter().filter(|(_, text)| !text.is_empty());
-        aps.insert("alert".to_owned(), Value::Object(shown.map(|(key, text)| (key.to_owned(), text.as_str().into())).collect()));
+    }
+    let shown = [("title", &content.title), ("body", &content.body)].into_iter().filter(|(_, text)| !text.is_empty());
+    let alert: Map<String, Value> = shown.map(|(key, text)| (key.to_owned(), text.as_str().into())).collect();
+    if !alert.is_empty() {
+        aps.insert("alert".to_owned(), Value::Object(alert));
     }
     if let Some(badge) = content.badge {
         aps.insert("badge".to_owned(), badge.into());
@@ -411,6 +415,10 @@ mod tests {
         let payload = Templates::new(Provider::Apns, &BTreeMap::new()).unwrap().message(&content, "p");
         assert!(matches!(&payload, Payload::Apns(apns) if apns.push_type == ApnsPushType::Background));
         assert_eq!(json_of(&payload), json!({"aps": {"content-available": 1}, "event": "message", "push_id": "p", "room": "7"}));
+        let badge = Content { badge: Some(0), ..Default::default() };
+        let payload = Templates::new(Provider::Apns, &BTreeMap::new()).unwrap().message(&badge, "p");
+        assert!(matches!(&payload, Payload::Apns(apns) if apns.push_type == ApnsPushType::Alert), "a badge is shown");
+        assert_eq!(json_of(&payload)["aps"], json!({"badge": 0}));
         let content = Content { title: "T".to_owned(), badge: Some(3), ..content };
         let shown = json_of(&Templates::new(Provider::Fcm, &BTreeMap::new()).unwrap().message(&content, "p"));
         assert_eq!(shown["notification"], json!({"title": "T"}));

@@ -118,7 +118,7 @@ fn event(life: &Life) -> v1::PushEvent {
         attempt: life.attempt.into(),
         reason: life.reason.as_ref().map(ToString::to_string).unwrap_or_default(),
         provider_id: life.provider_id.clone().unwrap_or_default(),
-        retry_time: None,
+        retry_time: life.retry_at.map(timestamp),
     }
 }
 
@@ -134,7 +134,7 @@ fn events(history: &push_queue::History) -> impl Iterator<Item = v1::PushEvent> 
         attempt: moment.attempt.into(),
         reason: moment.reason.as_ref().map(ToString::to_string).unwrap_or_default(),
         provider_id: moment.provider_id.clone().unwrap_or_default(),
-        retry_time: None,
+        retry_time: moment.retry_at.map(timestamp),
     })
 }
 
@@ -461,7 +461,7 @@ impl PushService for Api {
                 provider: provider(app.provider).into(),
                 connected: app.connected(),
                 waiting: queued.map_or(0, |queued| queued.depth.iter().map(|(_, depth)| *depth as u64).sum()),
-                oldest_waiting_time: None,
+                oldest_waiting_time: queued.and_then(|queued| queued.oldest).map(timestamp),
                 expire_time: app.expires_at().map(timestamp),
                 devices: counts.iter().filter(|(app, _, _)| *app == name).map(|(_, _, count)| count).sum(),
             }

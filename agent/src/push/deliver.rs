@@ -227,7 +227,8 @@ fn shown_as(text: &str) -> ApnsPushType {
 }
 
 fn id(notice: &Notice, device: &Device, kind: Kind) -> PushId {
-    PushId::of(&format!("{}/{}/{}/{}/{}", notice.domain, notice.subject, notice.alias, device.id, kind.as_str()))
+    let Notice { domain, subject, alias, occasion, .. } = notice;
+    PushId::of(&format!("{domain}/{subject}/{alias}/{}/{}/{}", device.id, kind.as_str(), occasion.0))
 }
 
 /// Whether a device wants to hear of it.
@@ -250,8 +251,9 @@ fn job(app: &App, device: &Device, notice: &Notice, kind: Kind, until: Timestamp
         priority,
         deadline: Some(until),
         store: true,
-        // What a sleeping device has not been told yet is replaced: it never rings for a call that is over.
-        collapse: CollapseKey::parse(&notice.subject),
+        // What a sleeping device has not been told yet is replaced: it never rings for a call that is over. A missed call replaces
+        // nothing: a phone that rings must hear that the call is over, and it may have missed several.
+        collapse: if kind == Kind::MissedCall { None } else { CollapseKey::parse(&notice.subject) },
         payload,
     };
     Job {

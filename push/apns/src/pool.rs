@@ -21,6 +21,9 @@ use tokio::time::Instant;
 
 use crate::link::Link;
 
+/// Every so many-th place of a connection is kept for calls.
+const FOR_CALLS: usize = 16;
+
 /// Calls first, then by arrival.
 type Place = (Reverse<Class>, u64);
 
@@ -153,14 +156,19 @@ fn millis(began: Instant) -> u64 {
 // === impl Seat ===
 
 impl Seat {
-    fn room(&self) -> bool {
-        let limit = if self.link.load.proven() { self.limit } else { self.limit.min(1) };
+    /// What is kept for calls, so that they need not wait for a new connection, and for whatever Apple takes first on that.
+    fn limit(&self, class: Class) -> usize {
+        if class == Class::Call { self.limit } else { self.limit - self.limit / FOR_CALLS }
+    }
+
+    fn room(&self, class: Class) -> bool {
+        let limit = if self.link.load.proven() { self.limit(class) } else { self.limit.min(1) };
         !self.asked && self.link.load.in_flight() < limit
     }
 
     /// Nothing but another connection would help.
-    fn full(&self) -> bool {
-        self.link.load.proven() && !self.asked && self.link.load.in_flight() >= self.limit
+    fn full(&self, class: Class) -> bool {
+        self.link.load.proven() && !self.asked && self.link.load.in_flight() >= self.limit(class)
     }
 }
 
@@ -197,7 +205,7 @@ impl State {
             return (Room::Closed, Todo::default());
         }
         self.wanted = true;
-        if let Some(link) = self.seat_with_room() {
+        if let Some(link) = self.seat_with_room(class) {
             return (Room::Granted(link), Todo::default());
         }
         if self.waiting.len() >= self.rules.max_waiting {
@@ -371,7 +379,7 @@ impl State {
     /// Grants what there is to grant, then sees whether another connection is wanted.
     fn settle(&mut self, mut todo: Todo) -> Todo {
         while let Some(place) = self.waiting.first_key_value().map(|(place, _)| *place) {
-            let Some(link) = self.seat_with_room() else { break };
+            let Some(link) = self.seat_with_room(place.0.0) else { break };
             self.granted.insert(place.1, link);
             if let Some(waker) = self.waiting.remove(&place) {
                 todo.called(waker);
@@ -386,9 +394,9 @@ impl State {
     }
 
     /// The first seat with room: so that connections beyond the need become idle. Silent ones are asked first.
-    fn seat_with_room(&mut self) -> Option<Arc<Link>> {
+    fn seat_with_room(&mut self, class: Class) -> Option<Arc<Link>> {
         for seat in &mut self.seats {
-            if !seat.room() {
+            if !seat.room(class) {
                 continue;
             }
             if seat.link.load.in_flight() == 0 && seat.link.silent_for() > self.rules.trusted_for {
@@ -420,7 +428,8 @@ impl State {
         let Some((Reverse(class), _)) = self.waiting.keys().next() else { return false };
         // For a call, or when it would be half full at once.
         let worth = *class == Class::Call || self.waiting.len().saturating_mul(2) >= self.known_limit;
-        count < self.rules.max_connections && worth && usable().all(Seat::full)
+        let bounded = count < self.rules.max_connections && self.seats.len() < 2 * self.rules.max_connections;
+        bounded && worth && usable().all(|seat| seat.full(*class))
     }
 
     fn succeeded(&mut self) {

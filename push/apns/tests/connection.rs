@@ -172,6 +172,35 @@ async fn trial_18_a_new_connection_carries_one_request_until_the_token_was_accep
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_finds_a_place_where_nothing_else_does_and_need_not_wait_for_a_new_connection_to_prove_itself() {
+    let (apns, net, mut full) = proven(|_| (), 32).await;
+    let answers: Vec<_> = (1..=60).map(|number| start(&apns, number)).collect();
+    let mut streams = Vec::new();
+    for _ in 0..30 {
+        streams.push(full.request().await.0);
+    }
+    assert_eq!(full.requests_now().await, [], "two of 32 places are kept for calls");
+    // Another connection is opened, and its first request is one that takes its time.
+    let mut new = net.peer(32).await;
+    let (slow, _) = new.request().await;
+    let began = Instant::now();
+    let call = start_as(&apns, 61, Class::Call);
+    let (stream, number) = full.request().await;
+    assert_eq!((number, began.elapsed()), (61, Duration::ZERO));
+    full.accept(stream).await;
+    assert!(is_accepted(&call.await.unwrap()));
+    for stream in streams {
+        full.accept(stream).await;
+    }
+    new.accept(slow).await;
+    let served = [full.serve(), new.serve()];
+    for answer in answers {
+        assert!(is_accepted(&answer.await.unwrap()));
+    }
+    drop((apns, served));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_first_request_that_is_not_answered_does_not_hold_up_a_call() {
     let (apns, net) = sender(|_| ());
     let first = start(&apns, 0);

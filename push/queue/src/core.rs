@@ -78,6 +78,19 @@ pub(crate) struct Ending<'a> {
     pub(crate) provider_id: Option<&'a str>,
 }
 
+/// A step that happened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told<'a> {
+    pub(crate) state: State,
+    pub(crate) attempt: u16,
+    /// The push, where it is in memory.
+    pub(crate) job: Option<&'a Job>,
+    pub(crate) reason: Option<&'a Reason>,
+    pub(crate) provider_id: Option<&'a str>,
+    /// When the next attempt is due.
+    pub(crate) due: Option<u64>,
+}
+
 /// What an acceptance waits for.
 pub(crate) type Admitted = (Vec<Receipt>, Option<oneshot::Receiver<Synced>>);
 
@@ -127,6 +140,14 @@ pub(crate) fn deadline(deadline: Option<u64>, received: u64, most_age: Duration)
 impl<'a> Ending<'a> {
     pub(crate) fn of(state: State, reason: &'a Reason) -> Self {
         Self { state, reason: Some(reason), provider_id: None }
+    }
+}
+
+// === impl Told ===
+
+impl Told<'_> {
+    pub(crate) fn of(state: State) -> Self {
+        Self { state, attempt: 0, job: None, reason: None, provider_id: None, due: None }
     }
 }
 
@@ -217,7 +238,7 @@ impl Core {
             let frame = frames.get(start..start + length as usize);
             let (None, Some(lane), Some(frame)) = (duplicate, lane, frame) else { continue };
             let class = job.request.class;
-            self.tell(lane, class, id, State::Received, now, 0, Some(&job), None, None);
+            self.tell(lane, class, id, now, Told { job: Some(&job), ..Told::of(State::Received) });
             let place = Place { segment: 0, offset: 0, length };
             let received = millis(job.received_at);
             let job = self.remember(class, job, length);
@@ -315,7 +336,7 @@ impl Core {
             let (id, lane, class) = (entry.id, entry.lane, entry.class);
             self.hold(place);
             let job = self.index.valid_mut(*ticket).and_then(|entry| entry.job.take());
-            self.tell(lane, class, id, State::Stored, now, 0, job.as_deref(), None, None);
+            self.tell(lane, class, id, now, Told { job: job.as_deref(), ..Told::of(State::Stored) });
             if let Some(entry) = self.index.valid_mut(*ticket) {
                 entry.job = job;
             }
@@ -392,7 +413,9 @@ impl Core {
         let Ending { state, reason, provider_id } = ending;
         put_ended(self.outbox.ending(), entry.id, now, entry.attempts, state, reason, provider_id);
         self.ended.add(entry.id, state, self.options.remembered);
-        self.tell(entry.lane, entry.class, entry.id, state, now, entry.attempts, job.or(entry.job.as_deref()), reason, provider_id);
+        let job = job.or(entry.job.as_deref());
+        let told = Told { attempt: entry.attempts, job, reason, provider_id, ..Told::of(state) };
+        self.tell(entry.lane, entry.class, entry.id, now, told);
     }
 
     /// Ends the push if it waits; the caller waits for the disk.
@@ -433,19 +456,8 @@ impl Core {
     }
 
     /// Counts a step and tells it to watchers.
-    #[expect(clippy::too_many_arguments, reason = "they are the parts of one step, which is built only if somebody watches")]
-    pub(crate) fn tell(
-        &mut self,
-        lane: u16,
-        class: Class,
-        id: PushId,
-        state: State,
-        now: u64,
-        attempt: u16,
-        job: Option<&Job>,
-        reason: Option<&Reason>,
-        provider_id: Option<&str>,
-    ) {
+    pub(crate) fn tell(&mut self, lane: u16, class: Class, id: PushId, now: u64, told: Told<'_>) {
+        let Told { state, attempt, job, reason, provider_id, due } = told;
         let Some(lane) = self.lanes.get_mut(lane as usize) else { return };
         lane.counts.add(class, state);
         if self.events.receiver_count() == 0 {
@@ -462,6 +474,7 @@ impl Core {
             attempt,
             reason: reason.cloned(),
             provider_id: provider_id.map(str::to_owned),
+            retry_at: due.map(time),
         };
         // The last watcher may just have gone.
         let _ = self.events.send(Arc::new(life));
@@ -470,12 +483,16 @@ impl Core {
     pub(crate) fn snapshot(&self, now: u64) -> Snapshot {
         let mut depth = ByClass::<usize>::default();
         let mut oldest = ByClass::<Option<u64>>::default();
+        let mut oldest_of_lanes = vec![None; self.lanes.len()];
         for (_, entry) in self.index.iter() {
             *depth.of_mut(entry.class) += 1;
-            let oldest = oldest.of_mut(entry.class);
-            *oldest = Some(oldest.map_or(entry.received, |other| other.min(entry.received)));
+            let of_lane = oldest_of_lanes.get_mut(entry.lane as usize);
+            for oldest in [Some(oldest.of_mut(entry.class)), of_lane].into_iter().flatten() {
+                *oldest = Some(oldest.map_or(entry.received, |other: u64| other.min(entry.received)));
+            }
         }
-        let mut apps: Vec<_> = self.lanes.iter().map(|lane| self.app_snapshot(lane, now)).collect();
+        let lanes = self.lanes.iter().zip(oldest_of_lanes);
+        let mut apps: Vec<_> = lanes.map(|(lane, oldest)| self.app_snapshot(lane, oldest, now)).collect();
         apps.sort_by(|one, other| one.app.cmp(&other.app));
         let age = |since: Option<u64>| Duration::from_millis(since.map_or(0, |since| now.saturating_sub(since)));
         Snapshot {
@@ -492,7 +509,7 @@ impl Core {
         }
     }
 
-    fn app_snapshot(&self, lane: &Lane, now: u64) -> AppSnapshot {
+    fn app_snapshot(&self, lane: &Lane, oldest: Option<u64>, now: u64) -> AppSnapshot {
         let most = lane.sender.as_ref().map_or(0, |sender| sender.capacity().concurrent).min(self.options.in_flight);
         AppSnapshot {
             app: lane.app.clone(),
@@ -500,6 +517,7 @@ impl Core {
             has_sender: lane.sender.is_some(),
             counts: lane.counts.list(),
             depth: lane.depth.list(),
+            oldest: oldest.map(time),
             under_way: lane.under_way(),
             window: lane.flow.window(most),
             paused: lane.flow.paused(now).map(|until| Duration::from_millis(until - now)),

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use jiff::Timestamp;
 use push_core::{AppName, Class, Provider, PushId};
 
 use crate::life::State;
@@ -76,6 +77,8 @@ pub struct AppSnapshot {
     pub counts: Vec<(Class, State, u64)>,
     /// Waiting pushes by class, those under way included.
     pub depth: Vec<(Class, usize)>,
+    /// When the oldest of them was asked for.
+    pub oldest: Option<Timestamp>,
     /// Attempts that run.
     pub under_way: usize,
     /// How many may run.

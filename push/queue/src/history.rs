@@ -113,11 +113,12 @@ fn moment(record: Record<'_>) -> Option<Moment> {
         return None;
     }
     let step = record.step().ok()?;
+    let retry_at = (step.state == State::Retried && step.progress.due > 0).then(|| time(step.progress.due));
     let (reason, provider_id) = (step.reason, step.provider_id);
-    Some(Moment { state: step.state, at: time(step.at), attempt: step.progress.attempts, reason, provider_id })
+    Some(Moment { state: step.state, at: time(step.at), attempt: step.progress.attempts, reason, provider_id, retry_at })
 }
 
 fn prepend(history: &History, rest: Vec<Moment>) -> Vec<Moment> {
-    let stored = Moment { state: State::Stored, at: history.received_at, attempt: 0, reason: None, provider_id: None };
+    let stored = Moment { state: State::Stored, at: history.received_at, attempt: 0, reason: None, provider_id: None, retry_at: None };
     std::iter::once(stored).chain(rest).collect()
 }

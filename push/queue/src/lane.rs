@@ -13,7 +13,7 @@ use rand::Rng;
 use tokio::sync::Notify;
 
 use crate::{
-    core::{Core, Ending},
+    core::{Core, Ending, Told},
     count::{ByClass, Counts},
     flow::{Flow, Trouble},
     index::{Index, Place, Stage, Ticket},
@@ -317,7 +317,7 @@ impl Core {
         if let Some(out) = self.outbox.step() {
             put_begun(out, id, now, attempts);
         }
-        self.tell(lane, class, id, State::Sent, now, attempts, job, None, None);
+        self.tell(lane, class, id, now, Told { attempt: attempts, job, ..Told::of(State::Sent) });
     }
 
     /// A push was read back: it is begun, unless it has ended meanwhile. Without `job` it could not be read.
@@ -426,7 +426,8 @@ impl Core {
         if let Some(out) = self.outbox.step() {
             put_retried(out, id, now, progress, reason);
         }
-        self.tell(lane, class, id, State::Retried, now, progress.attempts, Some(&job), reason, None);
+        let told = Told { attempt: progress.attempts, job: Some(&job), reason, due: Some(due), ..Told::of(State::Retried) };
+        self.tell(lane, class, id, now, told);
         let job = self.remember(class, job, length);
         match self.index.valid_mut(ticket) {
             Some(entry) => entry.job = job,

@@ -66,6 +66,8 @@ pub struct Life {
     pub reason: Option<Reason>,
     /// The provider's id of an accepted push.
     pub provider_id: Option<String>,
+    /// When the next attempt is due.
+    pub retry_at: Option<Timestamp>,
 }
 
 /// What watchers get.
@@ -171,6 +173,8 @@ pub struct Moment {
     pub reason: Option<Reason>,
     /// The provider's id.
     pub provider_id: Option<String>,
+    /// When the next attempt was due.
+    pub retry_at: Option<Timestamp>,
 }
 
 // === impl State ===

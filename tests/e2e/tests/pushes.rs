@@ -90,6 +90,36 @@ async fn trial_16_a_caller_who_gives_up_stops_the_ringing_and_the_call_is_missed
 }
 
 #[tokio::test]
+async fn trial_16_a_missed_call_does_not_replace_the_cancel_that_still_waits() -> anyhow::Result<()> {
+    let providers = Providers::start().await?;
+    let stack = providers.stack().await?;
+    let [caller, called] = two_phones(&stack)?;
+    let device = stack.device(&providers, &called, "android", 1).await?;
+    let dialled = stack.sim.switch().dial(stack.domain(), &caller, &called)?;
+    providers.taken("it rings", |all| !all.is_empty()).await?;
+    // The cancel is refused for now: it waits for its next attempt while the missed call comes.
+    providers.sim.fault(Fault::new(Provider::Fcm, Effect::answer(503, "UNAVAILABLE")));
+    stack.sim.switch().release_call(stack.domain(), &dialled.call)?;
+    let retried = || async {
+        let request = v1::ListDeviceDeliveriesRequest { domain: stack.domain().to_owned(), device_id: device.id.clone(), page_size: 0 };
+        let events = stack.push().list_device_deliveries(request).await.ok()?.into_inner().events;
+        let pushes: HashSet<_> = events.iter().filter(|it| it.state() == v1::PushState::Stored).map(|it| it.push_id.clone()).collect();
+        let retried = events.into_iter().find(|it| it.state() == v1::PushState::Retried);
+        retried.filter(|_| pushes.len() == 3)
+    };
+    let retried = eventually("all three are stored and one was refused", retried).await?;
+    let seconds = |time: Option<&prost_types::Timestamp>| time.map(|time| (time.seconds, time.nanos));
+    assert!(seconds(retried.retry_time.as_ref()) > seconds(retried.time.as_ref()), "{retried:?}");
+    let apps = stack.push().list_apps(v1::ListAppsRequest::default()).await?.into_inner().apps;
+    assert!(apps.iter().all(|app| (app.waiting > 0) == app.oldest_waiting_time.is_some() && (app.waiting == 0 || app.name == "android")));
+    providers.sim.clear_faults();
+    let accepted = |all: &[Arrival]| all.iter().filter(|it| it.is_accepted()).map(event).collect::<HashSet<_>>();
+    let all = providers.taken("all three arrive", |all| accepted(all).len() == 3).await?;
+    assert_eq!(accepted(&all), ["call", "cancel", "missed_call"].map(str::to_owned).into());
+    stack.stop().await
+}
+
+#[tokio::test]
 async fn trial_15_a_call_that_ends_while_the_provider_is_down_is_never_pushed() -> anyhow::Result<()> {
     let providers = Providers::start().await?;
     let stack = providers.stack_with("calls = true\n").await?;
@@ -383,12 +413,21 @@ async fn a_conference_invites_by_push_and_takes_the_invitation_back_when_the_inv
         numbers: vec![aliases[1].clone()],
         ..Default::default()
     };
-    stack.conferences().invite_participants(invite).await?;
+    stack.conferences().invite_participants(invite.clone()).await?;
     let told = providers.taken("the invitation", |all| !all.is_empty()).await?;
     assert_eq!((event(&told[0]).as_str(), field(&told[0], "conference_id")), ("invitation", conference.id.clone()));
     stack.sim.switch().device_answer(stack.domain(), &aliases[1])?;
     let told = providers.taken("it is void", |all| all.len() >= 2).await?;
     assert_eq!((event(&told[1]).as_str(), field(&told[1], "reason").as_str()), ("invitation_cancel", "answered_elsewhere"));
+    // Who has left and is called again is told again.
+    let member = |it: &v1::Conference| it.participants.iter().find(|member| member.number == aliases[1]).map(|member| member.id.clone());
+    let id = member(&stack.conference_when(&conference.id, "the invited is in", |it| it.connected_count == 2).await?).unwrap();
+    stack.sim.switch().leave(stack.domain(), &conference.switch_conference_id, &id)?;
+    stack.conference_when(&conference.id, "the invited has left", |it| it.participants.len() == 1).await?;
+    stack.conferences().invite_participants(v1::InviteParticipantsRequest { request_id: request_id(), ..invite }).await?;
+    let told = providers.taken("the second invitation", |all| all.len() >= 3).await?;
+    assert_eq!((event(&told[2]), field(&told[2], "conference_id")), ("invitation".to_owned(), conference.id));
+    assert_ne!(field(&told[2], "push_id"), field(&told[0], "push_id"));
     stack.stop().await
 }
 

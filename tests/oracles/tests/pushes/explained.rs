@@ -18,13 +18,6 @@ pub const APNS: &[Explanation] = &[
         Kind::AlwaysSays,
         "a2's builder writes 0 where nobody asked for it; 0 is what Apple assumes. Ours writes 1 or nothing.",
     ),
-    Explanation::of(
-        "body.aps.content-available",
-        "1",
-        Kind::Open,
-        "A badge or a sound without text is sent as a background push. Apple counts badge and sound among what an alert push is for.",
-    ),
-    Explanation::of("header.apns-push-type", "\"background\"", Kind::Open, "As for content-available: it should be an alert push."),
     Explanation::new("body.aps.thread-id", Kind::CannotSay, "a2's `APS` has no such member; only a payload type of one's own has it."),
     Explanation::new(
         "body.aps.alert",
