@@ -18,6 +18,7 @@ const MISSED_FOR: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 struct Ring {
     domain: String,
     occasion: Occasion,
+    until: Timestamp,
     /// What was told; none: it rings no more.
     told: Option<Fields>,
 }
@@ -66,6 +67,22 @@ impl Rings {
         notices
     }
 
+    /// What was told to a user and is not over: once more, for a device that was not there.
+    pub(crate) fn open_of(&self, domain: &str, alias: &str) -> Vec<Notice> {
+        let rings = self.0.iter().filter_map(|(id, known)| Some((id, known.get(alias).filter(|ring| ring.domain == domain)?)));
+        let told = rings.filter_map(|(id, ring)| {
+            Some(Notice {
+                domain: domain.to_owned(),
+                alias: alias.to_owned(),
+                subject: id.clone(),
+                occasion: ring.occasion,
+                step: Step::Tell { kind: Kind::Call, until: ring.until },
+                fields: ring.told.clone()?,
+            })
+        });
+        told.collect()
+    }
+
     fn begin(&mut self, call: &Call, alias: &str, legs: &[&Leg], rules: &Rules, seen: Seen, now: Timestamp) -> Option<Notice> {
         let rings_over_sip = legs.iter().any(|leg| leg.state() == LegState::Alerting);
         if !rules.calls || (rules.only_unless_ringing && rings_over_sip) {
@@ -79,7 +96,7 @@ impl Rings {
         let fields = fields(call, alias, until);
         let known = self.0.entry(call.id.clone()).or_default();
         let occasion = known.get(alias).map_or_else(|| Occasion::first(seen, now), |before| before.occasion.next());
-        known.insert(alias.to_owned(), Ring { domain: call.domain.clone(), occasion, told: Some(fields.clone()) });
+        known.insert(alias.to_owned(), Ring { domain: call.domain.clone(), occasion, until, told: Some(fields.clone()) });
         Some(Notice {
             domain: call.domain.clone(),
             alias: alias.to_owned(),
@@ -344,6 +361,16 @@ mod tests {
         let later = policy.call(&ringing(&["1002", "1003"]), at(2));
         assert_eq!(steps(&later), [("1003", Kind::Call, None)]);
         assert!(later[0].occasion.0 > 1, "{later:?}");
+    }
+
+    #[test]
+    fn a_device_that_comes_while_it_rings_is_told_the_same_and_after_that_nothing() {
+        let mut policy = policy(rules());
+        let told = policy.call(&ringing(&["1002"]), at(1));
+        assert_eq!(policy.open_of("biysk.local", "1002"), told);
+        assert!(policy.open_of("biysk.local", "1001").is_empty() && policy.open_of("other.local", "1002").is_empty());
+        policy.call(&ended(ringing(&["1002"]), EndCause::CallerGaveUp), at(2));
+        assert!(policy.open_of("biysk.local", "1002").is_empty());
     }
 
     #[test]

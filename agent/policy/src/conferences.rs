@@ -15,6 +15,7 @@ use crate::{
 struct Invitation {
     alias: String,
     occasion: Occasion,
+    until: Timestamp,
     fields: Fields,
 }
 
@@ -51,6 +52,21 @@ impl Invitations {
             open.seen = Seen::Older;
         }
         notices
+    }
+
+    /// As for calls.
+    pub(crate) fn open_of(&self, domain: &str, alias: &str) -> Vec<Notice> {
+        let open = self.0.iter().filter(|(_, open)| open.domain == domain);
+        let invited = open.flat_map(|(id, open)| open.invited.values().map(move |invitation| (id, invitation)));
+        let told = invited.filter(|(_, invitation)| invitation.alias == alias).map(|(id, invitation)| Notice {
+            domain: domain.to_owned(),
+            alias: alias.to_owned(),
+            subject: id.clone(),
+            occasion: invitation.occasion,
+            step: Step::Tell { kind: Kind::Invitation, until: invitation.until },
+            fields: invitation.fields.clone(),
+        });
+        told.collect()
     }
 
     fn open(&mut self, conference: &str, domain: &str, seen: Seen) -> &mut Open {
@@ -98,7 +114,7 @@ impl Open {
             ];
             let occasion = self.occasions.get(&member.number).map_or_else(|| Occasion::first(seen, now), |before| before.next());
             self.occasions.insert(member.number.clone(), occasion);
-            self.invited.insert(member.id.clone(), Invitation { alias: member.number.clone(), occasion, fields: fields.clone() });
+            self.invited.insert(member.id.clone(), Invitation { alias: member.number.clone(), occasion, until, fields: fields.clone() });
             return Some(Notice {
                 domain: self.domain.clone(),
                 alias: member.number.clone(),

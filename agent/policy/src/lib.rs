@@ -96,6 +96,11 @@ impl Policy {
         notices
     }
 
+    /// What has been told to a user and is not over: for a device of theirs that was not there.
+    pub fn open_of(&self, domain: &str, alias: &str) -> Vec<Notice> {
+        [self.rings.open_of(domain, alias), self.invitations.open_of(domain, alias)].concat()
+    }
+
     /// Whoever rings or is invited now.
     pub fn open(&self) -> usize {
         self.rings.len() + self.invitations.len()

@@ -525,9 +525,12 @@ impl PushService for Api {
         };
         let objects = vec![("alias", alias.to_string(), true), ("app", name.to_string(), false)];
         let ask = self.ask(principal, &domain, request.get_ref(), objects);
-        let registry = pusher.registry().clone();
+        let pusher = pusher.clone();
         let work = async move {
-            let done = registry.register(new).await.map_err(crate::push::registry)?;
+            let done = pusher.registry().register(new).await.map_err(crate::push::registry)?;
+            if done.device.wants_calls {
+                pusher.joined(done.device.user.clone());
+            }
             Ok(v1::RegisterDeviceResponse {
                 device: Some(device(&done.device)),
                 replaced_device_ids: done.replaced.iter().map(|device| device.id.to_string()).collect(),

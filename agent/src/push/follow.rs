@@ -14,6 +14,7 @@ use elph_proto::v1::{self, event::Change, subscribe_response::Message};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use prost::Message as _;
+use push_core::UserId;
 use tokio::sync::mpsc;
 
 use super::Pusher;
@@ -86,29 +87,36 @@ fn has_address(wanted: IpAddr) -> bool {
     })
 }
 
-/// Runs until the drain.
-pub(super) async fn follow(shared: Arc<Shared>, core: Arc<Core>, pusher: Arc<Pusher>) {
+/// Runs until the drain. `joined`: whose devices are new.
+pub(super) async fn follow(shared: Arc<Shared>, core: Arc<Core>, pusher: Arc<Pusher>, mut joined: mpsc::Receiver<UserId>) {
     let lanes: Vec<mpsc::Sender<Notice>> = (0..LANES).map(|_| lane(&shared, pusher.clone())).collect();
     let kinds = vec![v1::EventKind::Call, v1::EventKind::Conference];
     let mut subscription = core.subscribe(Filter { kinds, ..Filter::default() }, Start::Snapshot);
     let mut config = shared.config.load_full();
     let mut policy = Policy::new(super::rules(&config));
     let mut snapshot = v1::Snapshot::default();
-    while let Some(frames) = shared.shutdown.soft.run_until_cancelled(subscription.next(QUIET)).await {
+    loop {
+        let (frames, user) = tokio::select! {
+            biased;
+            () = shared.shutdown.soft.cancelled() => return,
+            user = joined.recv() => (Vec::new(), user),
+            frames = subscription.next(QUIET) => (frames, None),
+        };
         let current = shared.config.load_full();
         if !Arc::ptr_eq(&current, &config) {
             policy.set_rules(super::rules(&current));
             config = current;
         }
+        let mut told = user.map(|user| policy.open_of(&user.domain, &user.alias)).unwrap_or_default();
         for frame in frames {
             // The model wrote it itself.
             let Ok(response) = v1::SubscribeResponse::decode(frame) else { continue };
-            for notice in notices(&mut policy, &mut snapshot, response) {
-                let place = place(&notice);
-                if let Some(lane) = lanes.get(place) {
-                    // A lane ends only with the agent.
-                    let _ended = lane.send(notice).await;
-                }
+            told.extend(notices(&mut policy, &mut snapshot, response));
+        }
+        for notice in told {
+            if let Some(lane) = lanes.get(place(&notice)) {
+                // A lane ends only with the agent.
+                let _ended = lane.send(notice).await;
             }
         }
     }

@@ -17,9 +17,10 @@ use elph_model::Core;
 use elph_policy::{Rules, Templates};
 use jiff::Timestamp;
 use mediator_client::switch::Domain;
-use push_core::{AppName, Environment, Provider, Sender, Token};
+use push_core::{AppName, Environment, Provider, Sender, Token, UserId};
 use push_queue::{Pushes, Senders, Telling, TokenGone, Verdict};
 use push_registry::Registry;
+use tokio::sync::mpsc;
 
 pub use self::deliver::{Accepted, Order, Own, Target, registry};
 pub(crate) use self::senders::{Unusable, unusable};
@@ -27,6 +28,9 @@ use crate::{
     config::{Config, DomainName, Push, PushEvents},
     lifecycle::{Failure, Shared},
 };
+
+/// Users with a new device who wait to be looked at.
+const JOINED: usize = 1024;
 
 /// Most registered devices.
 const MOST_DEVICES: u64 = 2_000_000;
@@ -53,6 +57,7 @@ pub struct Pusher {
     pushes: Pushes,
     apps: ArcSwap<BTreeMap<AppName, Arc<App>>>,
     acting: follow::Acting,
+    joined: mpsc::Sender<UserId>,
 }
 
 // === impl App ===
@@ -118,10 +123,17 @@ impl Pusher {
         }
         apps.values().for_each(|app| app.sender.warm());
         let acting = follow::Acting::new(config.push.acting_address);
-        let pusher = Arc::new(Self { registry, pushes, apps: ArcSwap::from_pointee(apps), acting });
-        shared.tasks.spawn(follow::follow(shared.clone(), core, pusher.clone()));
+        let (joined, new) = mpsc::channel(JOINED);
+        let pusher = Arc::new(Self { registry, pushes, apps: ArcSwap::from_pointee(apps), acting, joined });
+        shared.tasks.spawn(follow::follow(shared.clone(), core, pusher.clone(), new));
         shared.tasks.spawn(sample::sample(shared.clone(), pusher.clone()));
         Ok(Some(pusher))
+    }
+
+    /// A device was registered: what rings its user now, or invites, is told to it as well.
+    pub fn joined(&self, user: UserId) {
+        // With so many at once it is a start of all clients, and no call is worth holding them up.
+        let _full = self.joined.try_send(user);
     }
 
     /// The devices.

@@ -90,6 +90,29 @@ async fn trial_16_a_caller_who_gives_up_stops_the_ringing_and_the_call_is_missed
 }
 
 #[tokio::test]
+async fn trial_16_a_device_that_registers_while_a_call_rings_is_rung_and_the_others_are_not_told_twice() -> anyhow::Result<()> {
+    let providers = Providers::start().await?;
+    let stack = providers.stack().await?;
+    let [caller, called] = two_phones(&stack)?;
+    stack.device(&providers, &called, "ios", 1).await?;
+    let dialled = stack.sim.switch().dial(stack.domain(), &caller, &called)?;
+    providers.taken("the first rings", |all| !all.is_empty()).await?;
+    stack.device(&providers, &called, "android", 2).await?;
+    providers.taken("the second rings", |all| all.len() >= 2).await?;
+    stack.sim.switch().device_answer(stack.domain(), &called)?;
+    let all = providers.taken("both are told", |all| all.len() >= 4).await?;
+    for provider in [Provider::Apns, Provider::Fcm] {
+        assert_eq!(of(&all, provider), ["call", "cancel"]);
+    }
+    // Nothing rings any more.
+    stack.device(&providers, &called, "android", 3).await?;
+    stack.sim.switch().release_call(stack.domain(), &dialled.call)?;
+    stack.found(&dialled.call, |call| call.state() == v1::CallState::Ended).await?;
+    assert_eq!(providers.taken("nothing more", |_| true).await?.len(), 4);
+    stack.stop().await
+}
+
+#[tokio::test]
 async fn trial_16_a_missed_call_does_not_replace_the_cancel_that_still_waits() -> anyhow::Result<()> {
     let providers = Providers::start().await?;
     let stack = providers.stack().await?;
