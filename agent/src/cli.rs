@@ -13,6 +13,7 @@ use std::{
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use ecss_switch::{Dialect, Domain, link::LinkKind, link::Tap};
+use elph_shell::logs;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,7 +22,6 @@ use crate::{
     lifecycle::{self, Shutdown},
     record::{Recorder, Recording},
     replay,
-    telemetry::logs,
 };
 
 /// Threads that run the agent's tasks at most: it is a guest on the switch's host, however many cores that has.
@@ -357,7 +357,7 @@ fn run(args: &Run) -> ExitCode {
         Ok(loaded) => loaded,
         Err(refused) => return complain(&refused.to_string(), 64),
     };
-    let log = match logs::init(&loaded.config.log) {
+    let log = match logs::init("elph-agent", &loaded.config.log) {
         Ok(log) => log,
         Err(error) => {
             let failure = lifecycle::Failure::from(error);

@@ -13,7 +13,6 @@ pub mod health;
 pub mod lifecycle;
 pub mod link;
 pub mod listen;
-pub mod notify;
 mod own;
 pub mod push;
 pub mod record;

@@ -5,6 +5,10 @@ use std::{io, process::ExitCode, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ecss_switch::link::Tap;
+use elph_shell::{
+    logs::{LogError, LogHandle},
+    notify::{self, Heart},
+};
 use sd_notify::NotifyState;
 use tokio::{
     net::TcpListener,
@@ -17,12 +21,8 @@ use crate::{
     config::{Config, Loaded, Refused, applies_live},
     health::{self, Links},
     listen::Connections,
-    notify::{self, Heart},
     push::Pusher,
-    telemetry::{
-        logs::{LogError, LogHandle},
-        metrics::{Metrics, label},
-    },
+    telemetry::metrics::{Metrics, label},
     tls::{self, ServerTls},
 };
 

@@ -1,16 +1,13 @@
 //! TLS of the gRPC listener: certificates are read from files, replaced by SIGHUP without touching open connections, and their
 //! expiry is known before a client notices it.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use elph_shell::tls::{authorities, certificates, expiry, private_key};
+use rustls::{ServerConfig, server::WebPkiClientVerifier};
 
-use crate::config::{Grpc, read_bounded};
-
-/// Most bytes of a PEM file.
-const LONGEST: u64 = 1 << 20;
+use crate::config::Grpc;
 
 /// The listener's certificates as they are now.
 pub struct ServerTls {
@@ -59,8 +56,7 @@ pub fn server_config(grpc: &Grpc) -> Result<Option<Material>, Fault> {
         .first()
         .and_then(|certificate| expiry(certificate))
         .ok_or_else(|| ("certificate_file", format!("{}: the first certificate cannot be understood", certificate_file.display())))?;
-    let pem = read_bounded(key_file, LONGEST).map_err(|what| ("key_file", what))?;
-    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| ("key_file", format!("{} holds no PEM private key", key_file.display())))?;
+    let key = private_key(key_file).map_err(|what| ("key_file", what))?;
     let roots = authorities(client_ca_file).map_err(|what| ("client_ca_file", what))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
@@ -74,27 +70,4 @@ pub fn server_config(grpc: &Grpc) -> Result<Option<Material>, Fault> {
         .map_err(|error| ("key_file", format!("does not fit grpc.certificate_file: {error}")))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Some(Material { config: Arc::new(config), expires_at }))
-}
-
-/// The certificate authorities in a PEM file.
-pub fn authorities(path: &Path) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| format!("{}: not usable as a certificate authority: {error}", path.display()))?;
-    }
-    Ok(roots)
-}
-
-/// The certificates in a PEM file, at least one.
-pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = read_bounded(path, LONGEST)?;
-    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let chain = read.map_err(|error| format!("{} is no PEM file of certificates: {error}", path.display()))?;
-    if chain.is_empty() { Err(format!("{} holds no PEM certificate", path.display())) } else { Ok(chain) }
-}
-
-/// When a certificate expires, in seconds since 1970.
-fn expiry(certificate: &CertificateDer<'_>) -> Option<i64> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate.as_ref()).ok()?;
-    Some(parsed.validity().not_after.timestamp())
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use ecss_switch::Domain;
+use elph_shell::{journald::Told, logs::FIELD_PREFIX};
 use http::Extensions;
 use jiff::Timestamp;
 use prometheus_client::metrics::counter::Counter;
@@ -22,7 +23,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use super::{Access, Denied, Peer, Principal, claimed};
 use crate::{
     config::{self, AuditTarget},
-    telemetry::{journald::Told, logs::FIELD_PREFIX, metrics::Metrics},
+    telemetry::metrics::Metrics,
 };
 use elph_proto::reason::code_name;
 

@@ -6,7 +6,6 @@ pub mod audit;
 mod denied;
 mod grant;
 mod peer;
-pub mod tokens;
 
 use std::sync::Arc;
 
@@ -15,12 +14,13 @@ use ecss_switch::Domain;
 use http::Extensions;
 use tonic::metadata::MetadataMap;
 
+pub use elph_shell::tokens::{Actor, TokenError, Tokens};
+
 pub use self::{
     attempts::Attempts,
     denied::{Denied, ERROR_DOMAIN},
     grant::{DomainFilter, Grant, Grants},
     peer::{CertificateNames, Peer},
-    tokens::{Actor, TokenError, Tokens},
 };
 use crate::config::{Config, ModeratorToken, Scope};
 
@@ -120,7 +120,7 @@ impl Access {
             (_, Some(token)) => Some(rules.tokens.verify(token).await?),
         };
         if let (Some(actor), Some(domain)) = (&actor, need.domain)
-            && actor.domain != *domain
+            && actor.domain != domain.as_str()
         {
             return Err(Denied::ModeratorOfOtherDomain { domain: domain.clone() });
         }

@@ -127,7 +127,7 @@ impl FromStr for ScopeEntry {
         let found = SCOPES.iter().find(|(_, known)| *known == name);
         let scope = found.map(|(scope, _)| *scope).ok_or_else(|| {
             let names: Vec<&'static str> = SCOPES.iter().map(|(_, name)| *name).collect();
-            let hint = super::problem::nearest(name, &names).map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
+            let hint = elph_shell::config::nearest(name, &names).map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
             format!("'{text}' is not known{hint}; allowed: {}, each also with :read", names.join(", "))
         })?;
         Ok(Self { scope, mutating })

@@ -1,46 +1,40 @@
 //! The configuration: one TOML file, overridden by `ELPH_AGENT__SECTION__KEY` in the environment, parsed once into valid types.
 //! Whatever is wrong is refused with its line before a port is bound. One file here per section.
 
+mod audit;
 mod calls;
 mod grants;
 mod grpc;
-mod log;
-mod oidc;
-mod problem;
 mod push;
-mod secret;
 mod service;
 mod switch;
-mod tree;
-mod values;
 
 use std::path::{Path, PathBuf};
 
+use ecss_switch::Domain;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::tree::Node;
-pub(crate) use self::values::read_bounded;
+pub(crate) use elph_shell::config::read_bounded;
+use elph_shell::config::{Written, environment, read};
+pub use elph_shell::{
+    config::{Mode, Origin, PasswordSource, Problem, Refused, Secret, Size, Span},
+    logs::{Log, LogFormat},
+    oidc::{Issuer, Oidc, SignatureAlgorithm},
+};
+
 pub use self::{
+    audit::{Audit, AuditTarget},
     calls::{CallBackend, Calls, ConferenceBackend, Conferences, Poll},
     grants::{DomainName, Fingerprint, GrantEntry, ModeratorToken, Scope, ScopeEntry, Who},
     grpc::Grpc,
-    log::{Audit, AuditTarget, Log, LogFormat},
-    oidc::{Issuer, Oidc, SignatureAlgorithm},
-    problem::{Problem, Refused},
     push::{Push, PushApp, PushEnvironment, PushEvents, PushKind, PushProvider},
-    secret::{PasswordSource, Secret},
     service::{Http, Journal, Limits, Requests, Shutdown},
     switch::{CallApi, Csta, DialectName, DomainCallApi, DomainCsta, Switch, SwitchDomain, Terminal},
-    tree::Origin,
-    values::{Mode, Size, Span},
 };
 
 /// What begins the name of an environment variable that overrides a key.
 pub const ENVIRONMENT_PREFIX: &str = "ELPH_AGENT__";
-
-/// A configuration file's most bytes.
-const LONGEST: u64 = 1 << 20;
 
 /// elph-agent's configuration.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -87,46 +81,26 @@ pub struct Loaded {
     pub path: PathBuf,
     /// What is allowed but unwise.
     pub warnings: Vec<Problem>,
-    tree: Node,
+    written: Written,
 }
 
 impl Config {
     /// Reads the file and the process's environment. Files that the configuration names are not opened here.
     pub fn load(path: &Path) -> Result<Loaded, Refused> {
-        Self::load_with(path, std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))))
+        Self::load_with(path, environment())
     }
 
     /// Reads the file and the given environment.
     pub fn load_with(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Refused> {
-        let refused = |problems: Vec<Problem>| Refused { file: path.display().to_string(), problems };
-        let read = read_bounded(path, LONGEST).and_then(|bytes| String::from_utf8(bytes).map_err(|_| "is no UTF-8 text".to_owned()));
-        let text = read.map_err(|what| refused(vec![Problem::new("", what)]))?;
-        let mut tree = Node::parse(&text).map_err(|problem| refused(vec![problem]))?;
-        let mut variables: Vec<(String, String)> =
-            environment.into_iter().filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
-        variables.sort();
-        let mut problems = Vec::new();
-        for (name, value) in variables {
-            let key = name.strip_prefix(ENVIRONMENT_PREFIX).unwrap_or_default().to_lowercase();
-            let parts: Vec<String> = key.split("__").map(str::to_owned).collect();
-            if let Err(problem) = tree.set(&parts, &name, &value) {
-                problems.push(problem);
-            }
-        }
-        let wrong = tree.sections().into_iter().filter_map(|section| section.typed::<Self>().err());
-        problems.extend(wrong);
+        let (config, written): (Self, Written) = read(path, ENVIRONMENT_PREFIX, environment)?;
+        let mut problems = config.checked();
         if !problems.is_empty() {
-            return Err(refused(problems));
-        }
-        let config: Self = tree.clone().typed().map_err(|problem| refused(vec![problem]))?;
-        problems = config.checked();
-        locate(&mut problems, &tree);
-        if !problems.is_empty() {
-            return Err(refused(problems));
+            written.locate(&mut problems);
+            return Err(Refused { file: path.display().to_string(), problems });
         }
         let mut warnings = config.unwise();
-        locate(&mut warnings, &tree);
-        Ok(Loaded { config, path: path.to_owned(), warnings, tree })
+        written.locate(&mut warnings);
+        Ok(Loaded { config, path: path.to_owned(), warnings, written })
     }
 
     /// What the sections' types cannot say.
@@ -137,9 +111,15 @@ impl Config {
         self.grpc.check(&mut problems);
         grants::check(&self.grants, &self.switch.domains, self.oidc.issuers.len(), &mut problems);
         self.oidc.check(&mut problems);
+        for (index, issuer) in self.oidc.issuers.iter().enumerate() {
+            if issuer.domain.as_ref().is_some_and(|domain| Domain::parse(domain).is_err()) {
+                problems.push(Problem::new(format!("oidc.issuers[{index}].domain"), "is no name of a domain"));
+            }
+        }
         self.push.check(&mut problems);
         service::check(&self.journal, &self.requests, &self.limits, &self.shutdown, &mut problems);
-        log::check(&self.log, &self.audit, &mut problems);
+        self.log.check(&mut problems);
+        audit::check(&self.audit, &mut problems);
         problems
     }
 
@@ -176,13 +156,13 @@ impl Config {
             issuers.filter_map(|(index, issuer)| Some((format!("oidc.issuers[{index}].ca_file"), issuer.ca_file.as_deref()?)));
         let authorities = self.switch.ca_files().into_iter().map(|(key, path)| (key.to_owned(), path)).chain(issuer_files);
         for (key, path) in authorities {
-            if let Err(what) = crate::tls::authorities(path) {
+            if let Err(what) = elph_shell::tls::authorities(path) {
                 problems.push(Problem::new(key, what));
             }
         }
         for (index, issuer) in self.oidc.issuers.iter().enumerate() {
             if let Some(path) = &issuer.jwks_file
-                && let Err(what) = crate::access::tokens::read_keys(path)
+                && let Err(what) = elph_shell::tokens::read_keys(path)
             {
                 problems.push(Problem::new(format!("oidc.issuers[{index}].jwks_file"), what));
             }
@@ -211,16 +191,12 @@ impl Config {
 
     /// As TOML, secrets masked.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
-        toml::Table::try_from(self).and_then(|table| toml::to_string(&table))
+        elph_shell::config::to_toml(self)
     }
 
     /// The JSON schema, as it is committed.
     pub fn schema() -> String {
-        let mut schema = schemars::schema_for!(Self);
-        schema.insert("title".to_owned(), "elph-agent configuration".into());
-        let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
-        text.push('\n');
-        text
+        elph_shell::config::schema::<Self>("elph-agent configuration")
     }
 }
 
@@ -235,14 +211,14 @@ impl Loaded {
     /// Every file that the configuration names but that cannot be used now.
     pub fn unreadable(&self) -> Vec<Problem> {
         let mut problems = self.config.unreadable();
-        locate(&mut problems, &self.tree);
+        self.written.locate(&mut problems);
         problems
     }
 
     /// Files that are here but are not what they should be.
     pub fn wrong_files(&self) -> Vec<Problem> {
         let mut problems = self.config.wrong_files();
-        locate(&mut problems, &self.tree);
+        self.written.locate(&mut problems);
         problems
     }
 
@@ -255,9 +231,7 @@ impl Loaded {
 
     /// The keys whose values differ, by section and key.
     pub fn differing(&self, other: &Self) -> Vec<String> {
-        let value = |config: &Config| serde_json::to_value(config).unwrap_or_default();
-        let mut keys = Vec::new();
-        differing("", &value(&self.config), &value(&other.config), &mut keys);
+        let mut keys = elph_shell::config::differing(&self.config, &other.config);
         // Both show as *** above.
         let (old, new) = (self.config.switch.passwords(), other.config.switch.passwords());
         for ((key, old), (_, new)) in old.into_iter().zip(new) {
@@ -267,27 +241,6 @@ impl Loaded {
             }
         }
         keys
-    }
-}
-
-fn differing(key: &str, old: &serde_json::Value, new: &serde_json::Value, keys: &mut Vec<String>) {
-    match (old, new) {
-        (serde_json::Value::Object(old), serde_json::Value::Object(new)) => {
-            let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-            for name in names {
-                let null = serde_json::Value::Null;
-                let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
-                differing(&path, old.get(name).unwrap_or(&null), new.get(name).unwrap_or(&null), keys);
-            }
-        }
-        _ if old == new => {}
-        _ => keys.push(key.to_owned()),
-    }
-}
-
-fn locate(problems: &mut [Problem], tree: &Node) {
-    for problem in problems.iter_mut().filter(|problem| problem.origin.is_none()) {
-        problem.origin = tree.origin(&problem.key);
     }
 }
 

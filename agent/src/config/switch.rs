@@ -6,7 +6,7 @@ use ecss_switch::{Dialect, Domain, connect::Endpoint};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{PasswordSource, Problem, Secret, Span, values::read_bounded};
+use super::{PasswordSource, Problem, Secret, Span, read_bounded};
 
 /// A dialect file's most bytes.
 const DIALECT_LONGEST: u64 = 1 << 20;

@@ -15,6 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use elph_model::Core;
 use elph_policy::{Rules, Templates};
+use elph_shell::told;
 use jiff::Timestamp;
 use mediator_client::switch::Domain;
 use push_core::{AppName, Environment, Provider, Sender, Token, UserId};
@@ -209,18 +210,6 @@ fn queue_options(push: &Push) -> push_queue::Options {
 
 fn senders_of(apps: &BTreeMap<AppName, Arc<App>>) -> Senders {
     apps.iter().map(|(name, app)| (name.clone(), app.sender.clone())).collect()
-}
-
-/// An error with its causes.
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }
 
 /// Removes devices whose tokens the providers call gone.

@@ -1,5 +1,3 @@
-//! What the agent tells about itself: logs and metrics.
+//! What the agent tells about itself: metrics.
 
-pub(crate) mod journald;
-pub mod logs;
 pub mod metrics;

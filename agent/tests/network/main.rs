@@ -19,13 +19,13 @@ use elph_agent::{
     config::Config,
     lifecycle::{Shared, Shutdown},
     link::{Connectors, Switch},
-    telemetry::logs::LogHandle,
 };
 use elph_model::{Core, CoreOptions, Filter, Start, Subscription};
 use elph_proto::{
     v1::{self, SubscribeResponse},
     view::View,
 };
+use elph_shell::logs::LogHandle;
 use prost::Message;
 use rand::Rng;
 use tokio::sync::watch;

@@ -25,16 +25,17 @@ const fn room(path: &'static str, may_use: &'static [&'static str], tests_may_us
 
 /// The whole dependency direction. Simulators stand on the switch's side and share nothing: no misreading can hide in both.
 const ROOMS: &[Room] = &[
+    room("proto/shell", &[], &[]),
     room("proto", &[], &[]),
     room("mediator-client", &[], &["tests/ssw-sim"]),
     room("push", &["proto"], &["tests/push-sim"]),
     room("agent/policy", &["proto", "push"], &[]),
     room("agent/elphctl", &["proto"], &["agent", "tests/ssw-sim"]),
-    room("agent", &["proto", "mediator-client", "push", "agent/policy"], &["tests/ssw-sim", "tests/push-sim"]),
-    room("server-suite", &["proto"], &["tests/ssw-sim", "tests/push-sim"]),
+    room("agent", &["proto", "proto/shell", "mediator-client", "push", "agent/policy"], &["tests/ssw-sim", "tests/push-sim"]),
+    room("server-suite", &["proto", "proto/shell"], &["tests/ssw-sim", "tests/push-sim"]),
     room("tests/ssw-sim", &[], &[]),
     room("tests/push-sim", &[], &[]),
-    room("tests", &["proto", "mediator-client", "push", "agent", "agent/elphctl", "server-suite", "tests/ssw-sim", "tests/push-sim"], &[]),
+    room("tests", &["proto", "proto/shell", "mediator-client", "push", "agent", "agent/elphctl", "server-suite", "tests/ssw-sim", "tests/push-sim"], &[]),
 ];
 
 /// Inside `mediator-client`: the three protocols stand on the vocabulary, the front on the protocols. The Call API's plain HTTP form

@@ -1,14 +1,13 @@
-//! `[oidc]`: whose access tokens prove who a moderator is.
+//! `[oidc]`: whose access tokens prove who somebody is.
 
 use std::path::PathBuf;
 
-use ecss_switch::Domain;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Problem, Span};
+use crate::config::{Problem, Span};
 
-/// Verification of moderators' access tokens (JWT, RFC 9068).
+/// Verification of access tokens (JWT, RFC 9068).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Oidc {
@@ -37,8 +36,7 @@ pub struct Issuer {
     /// PEM certificates of the authority to trust for `jwks_url`; the system's authorities when absent.
     pub ca_file: Option<PathBuf>,
     /// The one domain that this issuer's subjects belong to (realm = domain). Without it `domain_claim` says so.
-    #[schemars(with = "Option<String>")]
-    pub domain: Option<Domain>,
+    pub domain: Option<String>,
     /// The claim that holds the subject's domain; dots lead into objects.
     #[serde(default = "domain_claim")]
     pub domain_claim: String,
@@ -84,7 +82,8 @@ impl Default for Oidc {
 }
 
 impl Oidc {
-    pub(crate) fn check(&self, problems: &mut Vec<Problem>) {
+    /// What their types cannot say.
+    pub fn check(&self, problems: &mut Vec<Problem>) {
         if self.leeway > Span::seconds(300) {
             problems.push(Problem::new("oidc.leeway", "is out of range; must be at most 5m"));
         }
@@ -97,7 +96,7 @@ impl Oidc {
                 say("issuer", "must be a text of its own; each issuer is named once");
             }
             if issuer.audience.is_empty() {
-                say("audience", "is empty; must be the audience that the issuer writes into the agent's tokens");
+                say("audience", "is empty; must be the audience that the issuer writes into its tokens for this program");
             }
             if issuer.algorithms.is_empty() {
                 say("algorithms", "is empty; must name at least one");

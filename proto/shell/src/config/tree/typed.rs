@@ -9,7 +9,7 @@ use crate::config::problem::{Problem, nearest};
 
 /// A problem on its way up: each table and list it passes adds its key.
 #[derive(Debug)]
-pub(crate) struct Mismatch(pub(in crate::config::tree) Problem);
+pub(crate) struct Mismatch(pub(super) Problem);
 
 impl Mismatch {
     fn at(mut self, origin: &Origin) -> Self {

@@ -14,7 +14,7 @@ use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 const MOST: usize = 32;
 
 /// Hands each event to journald with a message that says everything.
-pub(crate) struct Told(tracing_journald::Layer);
+pub struct Told(tracing_journald::Layer);
 
 /// An event's fields, kept with their types.
 #[derive(Default)]
@@ -32,7 +32,7 @@ enum Kept {
 
 impl Told {
     /// Connects to journald.
-    pub(crate) fn connect(identifier: &str, prefix: &str) -> std::io::Result<Self> {
+    pub fn connect(identifier: &str, prefix: &str) -> std::io::Result<Self> {
         let layer = tracing_journald::layer()?;
         Ok(Self(layer.with_syslog_identifier(identifier.to_owned()).with_field_prefix(Some(prefix.to_owned()))))
     }

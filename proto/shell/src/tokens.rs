@@ -1,10 +1,9 @@
-//! Moderators' access tokens: signed JWTs (RFC 7519, RFC 9068) of a configured issuer. The key is chosen by `kid` from the issuer's
+//! Access tokens: signed JWTs (RFC 7519, RFC 9068) of a configured issuer. The key is chosen by `kid` from the issuer's
 //! JWK set; only asymmetric algorithms that the configuration names are accepted, and only with a key of their own kind.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
-use ecss_switch::Domain;
 use jsonwebtoken::{
     Algorithm, DecodingKey, Header, Validation, decode, decode_header,
     errors::ErrorKind,
@@ -13,7 +12,11 @@ use jsonwebtoken::{
 use serde_json::{Map, Value};
 use tokio::{sync::Mutex, time::Instant};
 
-use crate::config::{Issuer, Oidc, SignatureAlgorithm, read_bounded};
+use crate::{
+    config::read_bounded,
+    oidc::{Issuer, Oidc, SignatureAlgorithm},
+    told,
+};
 
 /// The longest token that is looked at.
 const TOKEN_LONGEST: usize = 16 * 1024;
@@ -23,6 +26,8 @@ const KEYS_LONGEST: usize = 256 * 1024;
 const FETCH_INTERVAL: Duration = Duration::from_secs(30);
 /// For how many times their age limit keys still serve while the issuer cannot be reached.
 const STALE_FACTOR: u32 = 10;
+/// The longest name of a domain.
+const DOMAIN_LONGEST: usize = 255;
 /// Most roles that are kept of a token.
 const MOST_ROLES: usize = 256;
 
@@ -34,9 +39,13 @@ pub struct Actor {
     /// The `iss` claim.
     pub issuer: String,
     /// The tenant.
-    pub domain: Domain,
+    pub domain: String,
+    /// The name that the issuer knows the person by (`preferred_username`); empty if it says none.
+    pub username: String,
     /// The roles.
     pub roles: Vec<String>,
+    /// The `exp` claim: when the token ends, in seconds since 1970.
+    pub expires_at: u64,
 }
 
 /// Why a token is not accepted.
@@ -148,7 +157,7 @@ impl Tokens {
 
     /// Takes over keys that were fetched from the same addresses, so that a reload while an issuer is down locks nobody out. Keys in
     /// files are read anew.
-    pub(crate) fn inherit(&self, before: &Self) {
+    pub fn inherit(&self, before: &Self) {
         for trusted in self.issuers.iter().filter(|trusted| matches!(trusted.source, Source::Address { .. })) {
             if let Some(old) = before.issuers.iter().find(|old| old.issuer == trusted.issuer) {
                 trusted.keys.store(old.keys.load_full());
@@ -206,12 +215,19 @@ impl Trusted {
             Some(domain) => domain.clone(),
             None => {
                 let text = lookup(claims, &self.issuer.domain_claim).and_then(Value::as_str).ok_or(TokenError::Claims)?;
-                Domain::parse(text).map_err(|_| TokenError::Claims)?
+                let printable = |c: char| !c.is_control() && !c.is_whitespace();
+                if text.is_empty() || text.len() > DOMAIN_LONGEST || !text.chars().all(printable) {
+                    return Err(TokenError::Claims);
+                }
+                text.to_owned()
             }
         };
         let roles = lookup(claims, &self.issuer.roles_claim).and_then(Value::as_array);
         let roles = roles.into_iter().flatten().filter_map(Value::as_str).take(MOST_ROLES).map(str::to_owned).collect();
-        Ok(Actor { subject: subject.to_owned(), issuer: self.issuer.issuer.clone(), domain, roles })
+        let username = claims.get("preferred_username").and_then(Value::as_str).unwrap_or_default().to_owned();
+        // Required, and looked at above; a number with a fraction is one, too (RFC 7519, 2).
+        let expires_at = claims.get("exp").and_then(|exp| exp.as_u64().or_else(|| exp.as_f64().map(|exp| exp as u64))).unwrap_or(0);
+        Ok(Actor { subject: subject.to_owned(), issuer: self.issuer.issuer.clone(), domain, username, roles, expires_at })
     }
 
     /// The key that the header names.
@@ -287,7 +303,7 @@ fn fits(key: &Jwk, algorithm: Algorithm) -> bool {
 }
 
 /// Reads a JWK set from a file.
-pub(crate) fn read_keys(path: &Path) -> Result<JwkSet, String> {
+pub fn read_keys(path: &Path) -> Result<JwkSet, String> {
     let bytes = read_bounded(path, KEYS_LONGEST as u64)?;
     parse_keys(&bytes).map_err(|error| format!("{} {error}", path.display()))
 }
@@ -312,25 +328,13 @@ async fn fetch(client: &reqwest::Client, url: &str) -> Result<JwkSet, String> {
     parse_keys(&body).map_err(|error| format!("the answer {error}"))
 }
 
-/// An error with its causes, since reqwest's own text names only the address.
-fn told(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
-}
-
 fn client(ca_file: Option<&Path>, timeout: Duration) -> Result<reqwest::Client, String> {
     let mut builder = reqwest::Client::builder()
         .timeout(timeout)
         .connect_timeout(timeout)
         .redirect(reqwest::redirect::Policy::none())
         .pool_max_idle_per_host(0)
-        .user_agent(concat!("elph-agent/", env!("CARGO_PKG_VERSION")));
+        .user_agent(concat!("elph/", env!("CARGO_PKG_VERSION")));
     if let Some(path) = ca_file {
         let mut trusted = Vec::new();
         for certificate in crate::tls::certificates(path)? {

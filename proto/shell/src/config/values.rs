@@ -153,7 +153,7 @@ written!(Size, SIZE_ALLOWED, |value| u64::try_from(value).ok().map(Size));
 written!(Mode, MODE_ALLOWED, |_| None);
 
 /// Reads a whole file of at most `most` bytes.
-pub(crate) fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>, String> {
+pub fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>, String> {
     use std::io::Read;
     let name = path.display();
     let file = std::fs::File::open(path).map_err(|error| format!("{name} cannot be read: {error}"))?;

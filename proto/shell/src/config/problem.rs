@@ -17,12 +17,12 @@ pub struct Problem {
 
 impl Problem {
     /// A problem whose place is looked up by its key later.
-    pub(crate) fn new(key: impl Into<String>, what: impl Into<String>) -> Self {
+    pub fn new(key: impl Into<String>, what: impl Into<String>) -> Self {
         Self { origin: None, key: key.into(), what: what.into() }
     }
 
     /// Puts a table's key before the path.
-    pub(crate) fn under(mut self, key: &str) -> Self {
+    pub fn under(mut self, key: &str) -> Self {
         self.key = match self.key.as_str() {
             "" => key.to_owned(),
             inner if inner.starts_with('[') => format!("{key}{inner}"),
@@ -66,7 +66,7 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 /// The candidate that `word` is most likely a slip of.
-pub(crate) fn nearest(word: &str, candidates: &[&'static str]) -> Option<&'static str> {
+pub fn nearest(word: &str, candidates: &[&'static str]) -> Option<&'static str> {
     let scored = candidates.iter().map(|candidate| (distance(word, candidate), *candidate));
     let (distance, candidate) = scored.min()?;
     (distance <= 1 + word.chars().count() / 3).then_some(candidate)

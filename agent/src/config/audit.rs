@@ -1,4 +1,4 @@
-//! `[log]` and `[audit]`: what is written down and where.
+//! `[audit]`: what is written down of commands, and where.
 
 use std::path::PathBuf;
 
@@ -6,30 +6,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
-
-/// The log.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Log {
-    /// "auto" writes to journald when systemd has connected the agent to it, and text otherwise.
-    pub format: LogFormat,
-    /// What is logged: a level, or targets with levels: "info,elph_agent=debug".
-    pub filter: String,
-}
-
-/// The log's form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// Journald under systemd, text elsewhere.
-    Auto,
-    /// Journald's native protocol, each field by name.
-    Journald,
-    /// One JSON object a line on standard error.
-    Json,
-    /// Text for people on standard error.
-    Text,
-}
 
 /// The audit log: one record for each command that changes something.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -55,24 +31,13 @@ pub enum AuditTarget {
     Log,
 }
 
-impl Default for Log {
-    fn default() -> Self {
-        Self { format: LogFormat::Auto, filter: "info".to_owned() }
-    }
-}
-
 impl Default for Audit {
     fn default() -> Self {
         Self { target: AuditTarget::Auto, file: None }
     }
 }
 
-pub(super) fn check(log: &Log, audit: &Audit, problems: &mut Vec<Problem>) {
-    if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&log.filter) {
-        let what =
-            format!("is no filter ({error}); must be a level (error, warn, info, debug, trace) or target=level, with commas between");
-        problems.push(Problem::new("log.filter", what));
-    }
+pub(super) fn check(audit: &Audit, problems: &mut Vec<Problem>) {
     match (audit.target, &audit.file) {
         (AuditTarget::File, None) => problems.push(Problem::new("audit.file", "is missing; target = \"file\" needs it")),
         (AuditTarget::File, Some(_)) | (_, None) => {}

@@ -31,7 +31,7 @@ pub enum PasswordSource {
 
 impl PasswordSource {
     /// Exactly one of the three keys must be set.
-    pub(crate) fn choose(key: &str, inline: Option<&Secret>, file: Option<&Path>, credential: Option<&str>) -> Result<Self, Problem> {
+    pub fn choose(key: &str, inline: Option<&Secret>, file: Option<&Path>, credential: Option<&str>) -> Result<Self, Problem> {
         match (inline, file, credential) {
             (Some(secret), None, None) => Ok(Self::Inline(secret.clone())),
             (None, Some(path), None) => Ok(Self::File(path.to_owned())),

@@ -3,13 +3,38 @@
 
 use std::io::IsTerminal;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
-use super::journald::Told;
-use crate::config::{Log, LogFormat};
+use crate::{config::Problem, journald::Told};
 
 /// What journald's fields of ours begin with.
 pub const FIELD_PREFIX: &str = "ELPH";
+
+/// The log.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// "auto" writes to journald when systemd has connected the agent to it, and text otherwise.
+    pub format: LogFormat,
+    /// What is logged: a level, or targets with levels: "info,elph_agent=debug".
+    pub filter: String,
+}
+
+/// The log's form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Journald under systemd, text elsewhere.
+    Auto,
+    /// Journald's native protocol, each field by name.
+    Journald,
+    /// One JSON object a line on standard error.
+    Json,
+    /// Text for people on standard error.
+    Text,
+}
 
 /// The log in use.
 pub struct LogHandle {
@@ -33,8 +58,8 @@ pub enum LogError {
     Filter,
 }
 
-/// Begins to log.
-pub fn init(log: &Log) -> Result<LogHandle, LogError> {
+/// Begins to log, in journald under this identifier.
+pub fn init(identifier: &str, log: &Log) -> Result<LogHandle, LogError> {
     let filter = EnvFilter::builder().parse(&log.filter).map_err(|_| LogError::Filter)?;
     let (filter, handle) = reload::Layer::new(filter);
     let format = match log.format {
@@ -43,7 +68,7 @@ pub fn init(log: &Log) -> Result<LogHandle, LogError> {
         chosen => chosen,
     };
     let journald = match format {
-        LogFormat::Journald => Some(Told::connect("elph-agent", FIELD_PREFIX).map_err(LogError::Journald)?),
+        LogFormat::Journald => Some(Told::connect(identifier, FIELD_PREFIX).map_err(LogError::Journald)?),
         _ => None,
     };
     let json = (format == LogFormat::Json).then(|| fmt::layer().json().flatten_event(true).with_writer(std::io::stderr));
@@ -54,8 +79,29 @@ pub fn init(log: &Log) -> Result<LogHandle, LogError> {
     Ok(LogHandle { filter: Some(handle), journald: to_journald })
 }
 
+// === impl Log ===
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, filter: "info".to_owned() }
+    }
+}
+
+impl Log {
+    /// What its type cannot say.
+    pub fn check(&self, problems: &mut Vec<Problem>) {
+        if let Err(error) = EnvFilter::builder().parse(&self.filter) {
+            let what =
+                format!("is no filter ({error}); must be a level (error, warn, info, debug, trace) or target=level, with commas between");
+            problems.push(Problem::new("log.filter", what));
+        }
+    }
+}
+
+// === impl LogHandle ===
+
 impl LogHandle {
-    /// For agents inside a process whose log is not theirs: tests and the demo.
+    /// For programs inside a process whose log is not theirs: tests and the demo.
     pub fn detached() -> Self {
         Self { filter: None, journald: false }
     }

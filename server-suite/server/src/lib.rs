@@ -1,0 +1,7 @@
+//! The suite as one program: every service, or those that are named, in one process.
+
+pub mod cli;
+pub mod config;
+mod run;
+
+pub use self::run::Failure;
