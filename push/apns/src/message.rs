@@ -1,7 +1,9 @@
 //! From a push to an HTTP request. Values that many pushes share are made once. Values that differ in each push are marked sensitive:
 //! so they stay out of the compression table, where they would only push out what is repeated.
 
-use bytes::Bytes;
+use std::fmt::Write as _;
+
+use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request as HttpRequest, Uri,
     header::AUTHORIZATION,
@@ -22,6 +24,10 @@ const APNS_COLLAPSE_ID: HeaderName = HeaderName::from_static("apns-collapse-id")
 const LONGEST: usize = 4096;
 /// Of a VoIP push.
 const LONGEST_VOIP: usize = 5120;
+
+const DEVICE: &str = "/3/device/";
+/// What is written for a push beside its token, in one buffer: the path's beginning, the id, the time.
+const BESIDE_THE_TOKEN: usize = DEVICE.len() + uuid::fmt::Hyphenated::LENGTH + 20;
 
 /// What all requests of one application have in common.
 pub(crate) struct Template {
@@ -54,7 +60,8 @@ impl Template {
     /// The request's head.
     pub(crate) fn head(&self, message: &Message, authorization: Option<HeaderValue>) -> Option<HttpRequest<()>> {
         let kind = self.kinds.get(message.payload.push_type as usize)?;
-        let mut headers = HeaderMap::with_capacity(8);
+        // Not one more than there are: the next size is too large for what the allocator keeps at hand.
+        let mut headers = HeaderMap::with_capacity(6 + usize::from(message.collapse.is_some()));
         if let Some(authorization) = authorization {
             headers.insert(AUTHORIZATION, authorization);
         }
@@ -62,11 +69,8 @@ impl Template {
         headers.insert(APNS_PUSH_TYPE, kind.push_type.clone());
         headers.insert(APNS_PRIORITY, HeaderValue::from_static(message.priority));
         headers.insert(APNS_ID, message.id.clone());
-        match message.expiration {
-            None => {}
-            // Most of them, and the same every time.
-            Some(0) => _ = headers.insert(APNS_EXPIRATION, HeaderValue::from_static("0")),
-            Some(seconds) => _ = headers.insert(APNS_EXPIRATION, own(HeaderValue::from(seconds))),
+        if let Some(expiration) = &message.expiration {
+            headers.insert(APNS_EXPIRATION, expiration.clone());
         }
         if let Some(collapse) = &message.collapse {
             headers.insert(APNS_COLLAPSE_ID, collapse.clone());
@@ -90,7 +94,7 @@ pub(crate) struct Message {
     path: PathAndQuery,
     id: HeaderValue,
     priority: &'static str,
-    expiration: Option<i64>,
+    expiration: Option<HeaderValue>,
     collapse: Option<HeaderValue>,
 }
 
@@ -110,7 +114,8 @@ impl Message {
         if payload.body.len() > longest {
             return Err(bad("PayloadTooLarge"));
         }
-        let path = path(&token).ok_or_else(|| fatal("BadDeviceToken: the token is not hexadecimal"))?;
+        let mut text = BytesMut::with_capacity(token.expose().len() + BESIDE_THE_TOKEN);
+        let path = path(&mut text, &token).ok_or_else(|| fatal("BadDeviceToken: the token is not hexadecimal"))?;
         let priority = match (request.priority, payload.push_type) {
             // Apple refuses a background push of high priority.
             (Priority::High, ApnsPushType::Background) | (Priority::Normal, _) => "5",
@@ -125,11 +130,20 @@ impl Message {
             None if request.class == Class::Call => Some(0),
             None => None,
         };
-        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-        let id = request.id.as_uuid().hyphenated().encode_lower(&mut text).as_bytes();
-        let id = own(HeaderValue::from_bytes(id).map_err(|_| bad("BadMessageId"))?);
+        let expiration = match expiration {
+            None => None,
+            // Most of them, and the same every time.
+            Some(0) => Some(HeaderValue::from_static("0")),
+            Some(seconds) => {
+                write!(text, "{seconds}").map_err(|_| bad("BadExpirationDate"))?;
+                Some(own(text.split().freeze()).ok_or_else(|| bad("BadExpirationDate"))?)
+            }
+        };
+        let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
+        text.extend_from_slice(request.id.as_uuid().hyphenated().encode_lower(&mut id).as_bytes());
+        let id = own(text.split().freeze()).ok_or_else(|| bad("BadMessageId"))?;
         let collapse = match request.collapse {
-            Some(key) => Some(own(HeaderValue::from_str(key.as_str()).map_err(|_| bad("BadCollapseId"))?)),
+            Some(key) => Some(own(Bytes::copy_from_slice(key.as_str().as_bytes())).ok_or_else(|| bad("BadCollapseId"))?),
             None => None,
         };
         Ok(Self { class: request.class, payload, path, id, priority, expiration, collapse })
@@ -142,21 +156,20 @@ impl Message {
 }
 
 /// A value that no other push has.
-fn own(mut value: HeaderValue) -> HeaderValue {
+fn own(text: Bytes) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_maybe_shared(text).ok()?;
     value.set_sensitive(true);
-    value
+    Some(value)
 }
 
-fn path(token: &Token) -> Option<PathAndQuery> {
-    const DEVICE: &str = "/3/device/";
+fn path(text: &mut BytesMut, token: &Token) -> Option<PathAndQuery> {
     let token = token.expose();
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
-    let mut path = String::with_capacity(DEVICE.len() + token.len());
-    path.push_str(DEVICE);
-    path.push_str(token);
-    PathAndQuery::from_maybe_shared(Bytes::from(path)).ok()
+    text.extend_from_slice(DEVICE.as_bytes());
+    text.extend_from_slice(token.as_bytes());
+    PathAndQuery::from_maybe_shared(text.split().freeze()).ok()
 }
 
 #[cfg(test)]

@@ -151,7 +151,12 @@ impl Sender for Apns {
     }
 
     fn send(&self, request: Request) -> Sending {
-        Box::pin(send(self.shared.clone(), request))
+        let deadline = request.deadline;
+        // Before there is a future, which would be larger by the request.
+        match Message::new(request) {
+            Ok(message) => Box::pin(send(self.shared.clone(), message, deadline)),
+            Err(outcome) => Box::pin(std::future::ready(outcome)),
+        }
     }
 
     fn warm(&self) {
@@ -312,20 +317,21 @@ impl Drop for Enter<'_> {
 
 // === one push ===
 
-async fn send(shared: Arc<Shared>, request: Request) -> Outcome {
+/// A block, not an `async fn`, which would keep its arguments twice.
+fn send(shared: Arc<Shared>, message: Message, deadline: Option<Timestamp>) -> impl Future<Output = Outcome> + Send {
+    async move { attempts(&shared, &message, deadline).await }
+}
+
+async fn attempts(shared: &Arc<Shared>, message: &Message, deadline: Option<Timestamp>) -> Outcome {
     let settings = &shared.settings;
-    let deadline = request.deadline;
-    let message = match Message::new(request) {
-        Ok(message) => message,
-        Err(outcome) => return outcome,
-    };
     shared.runtime();
     let by = Instant::now() + settings.request_deadline;
     let mut timer = pin!(sleep_until(by));
-    let mut backoff: Option<Backoff> = None;
+    // Boxed, as all that is rare: every push pays for the size of this future.
+    let mut backoff: Option<Box<Backoff>> = None;
     let mut renewed = false;
     loop {
-        let enter = Enter { shared: &shared, class: message.class, again: backoff.is_some() || renewed, arrival: None };
+        let enter = Enter { shared, class: message.class, again: backoff.is_some() || renewed, arrival: None };
         let mut permit = match within(timer.as_mut(), enter).await {
             Some(Ok(permit)) => permit,
             Some(Err(NoRoom::Closed)) => return not_sent("the sender is closed"),
@@ -339,11 +345,11 @@ async fn send(shared: Arc<Shared>, request: Request) -> Outcome {
             Auth::Token(tokens) => Some(tokens.current()),
             Auth::Certificate(_) => None,
         };
-        let reply = match permit.send(&message, bearer.as_ref().map(|bearer| bearer.value.clone())) {
+        let reply = match permit.send(message, bearer.as_ref().map(|bearer| bearer.value.clone())) {
             Ok(response) => match within(timer.as_mut(), response).await {
                 Some(Ok(response)) => {
                     let (head, body) = response.into_parts();
-                    let body = read(timer.as_mut(), body, head.status).await;
+                    let body = if body.is_end_stream() { Vec::new() } else { Box::pin(read(timer.as_mut(), body, head.status)).await };
                     Reply::Answered { status: head.status, headers: head.headers, body }
                 }
                 Some(Err(error)) => failed(&error),
@@ -391,13 +397,13 @@ async fn send(shared: Arc<Shared>, request: Request) -> Outcome {
         shared.counters.resent.add();
         // The first repetition is at once, for the connection alone was to blame.
         match &mut backoff {
-            None => backoff = Some(Backoff::new(settings.backoff.0, settings.backoff.1)),
+            None => backoff = Some(Box::new(Backoff::new(settings.backoff.0, settings.backoff.1))),
             Some(backoff) => {
                 let again = Instant::now() + backoff.next_wait();
                 if again >= by {
                     return Outcome::NotSent { reason };
                 }
-                sleep_until(again).await;
+                Box::pin(sleep_until(again)).await;
             }
         }
     }
@@ -449,4 +455,35 @@ fn failed(error: &h2::Error) -> Reply {
     let refused = error.is_reset() && error.reason() == Some(Code::REFUSED_STREAM);
     let reason = Reason::told(&Cause::new(error).to_string());
     if error.is_remote() && (error.is_go_away() || refused) { Reply::NotProcessed(reason) } else { Reply::Lost(reason) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probe_sizes() {
+        fn of<T>(_: impl Fn(Arc<Shared>, Message, Option<Timestamp>) -> T) -> usize {
+            size_of::<T>()
+        }
+        println!("send {}", of(send));
+        fn of1<T>(_: impl Fn(Pin<&'static mut Sleep>, RecvStream, StatusCode) -> T) -> usize {
+            size_of::<T>()
+        }
+        println!("read {}", of1(read));
+        println!(
+            "message {} sleep {} reply {} permit {} enter {} outcome {} resp {} respfut {} recv {} backoff {}",
+            size_of::<Message>(),
+            size_of::<Sleep>(),
+            size_of::<Reply>(),
+            size_of::<Permit>(),
+            size_of::<Enter<'_>>(),
+            size_of::<Outcome>(),
+            size_of::<http::Response<RecvStream>>(),
+            size_of::<ResponseFuture>(),
+            size_of::<RecvStream>(),
+            size_of::<Backoff>()
+        );
+        println!("req {}", size_of::<Request>());
+    }
 }

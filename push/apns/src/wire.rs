@@ -67,9 +67,9 @@ impl AsyncWrite for Wire {
         if self.gathered.is_empty() && buf.len() >= SMALL {
             return Pin::new(&mut self.io).poll_write(cx, buf);
         }
-        let taken = buf.len().min(GATHERED);
-        self.gathered.extend(buf.iter().take(taken));
-        Poll::Ready(Ok(taken))
+        let taken = buf.get(..GATHERED).unwrap_or(buf);
+        self.gathered.extend_from_slice(taken);
+        Poll::Ready(Ok(taken.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

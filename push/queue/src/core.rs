@@ -13,9 +13,9 @@ use rand::{SeedableRng, rngs::SmallRng};
 use tokio::sync::{Notify, broadcast, oneshot};
 
 use crate::{
-    count::{AppSnapshot, ByClass, Ended, Latency, Snapshot},
+    count::{AppSnapshot, ByClass, Latency, Snapshot},
     flow::Flow,
-    index::{Index, New, Place, Stage, Ticket},
+    index::{Entry, Index, Known, New, Place, Stage, Ticket},
     lane::Lane,
     life::{Cancelled, Job, Life, Receipt, Refused, State},
     options::{Options, millis, span, time},
@@ -31,7 +31,6 @@ pub(crate) struct Core {
     pub(crate) index: Index,
     pub(crate) lanes: Vec<Lane>,
     apps: HashMap<Box<str>, u16>,
-    pub(crate) ended: Ended,
     pub(crate) outbox: Outbox,
     pub(crate) segments: BTreeMap<u32, Holds>,
     pub(crate) options: Options,
@@ -159,7 +158,6 @@ impl Core {
             index: Index::default(),
             lanes: Vec::new(),
             apps: HashMap::new(),
-            ended: Ended::default(),
             outbox: Outbox::default(),
             segments: BTreeMap::new(),
             events: broadcast::Sender::new(options.watch_backlog.max(1)),
@@ -390,9 +388,15 @@ impl Core {
 
     // --- ending
 
-    /// Removes an entry from wherever it is counted.
-    pub(crate) fn take_out(&mut self, slot: u32) -> Option<crate::index::Entry> {
+    /// Removes an entry and forgets it.
+    pub(crate) fn take_out(&mut self, slot: u32) -> Option<Entry> {
         let entry = self.index.remove(slot)?;
+        self.discount(&entry);
+        Some(entry)
+    }
+
+    /// An entry was removed: it counts no longer.
+    fn discount(&mut self, entry: &Entry) {
         self.waiting_bytes = self.waiting_bytes.saturating_sub(u64::from(entry.place.length));
         if entry.stage != Stage::Storing {
             self.let_go(entry.place);
@@ -404,15 +408,14 @@ impl Core {
             let depth = lane.depth.of_mut(entry.class);
             *depth = depth.saturating_sub(1);
         }
-        Some(entry)
     }
 
     /// The push has ended. `job` is it, if the caller has it.
     pub(crate) fn end(&mut self, slot: u32, ending: Ending<'_>, now: u64, job: Option<&Job>) {
-        let Some(entry) = self.take_out(slot) else { return };
         let Ending { state, reason, provider_id } = ending;
+        let Some(entry) = self.index.end(slot, state, self.options.remembered) else { return };
+        self.discount(&entry);
         put_ended(self.outbox.ending(), entry.id, now, entry.attempts, state, reason, provider_id);
-        self.ended.add(entry.id, state, self.options.remembered);
         let job = job.or(entry.job.as_deref());
         let told = Told { attempt: entry.attempts, job, reason, provider_id, ..Told::of(state) };
         self.tell(entry.lane, entry.class, entry.id, now, told);
@@ -420,12 +423,11 @@ impl Core {
 
     /// Ends the push if it waits; the caller waits for the disk.
     pub(crate) fn cancel(&mut self, id: PushId, now: u64) -> (Cancelled, Option<oneshot::Receiver<Synced>>) {
-        let Some(slot) = self.index.find(id) else {
-            return match self.ended.get(id) {
-                Some(State::Accepted) => (Cancelled::Sent, None),
-                Some(state) => (Cancelled::Finished(state), None),
-                None => (Cancelled::Unknown, None),
-            };
+        let slot = match self.index.known(id) {
+            Some(Known::Waits(slot)) => slot,
+            Some(Known::Ended(State::Accepted)) => return (Cancelled::Sent, None),
+            Some(Known::Ended(state)) => return (Cancelled::Finished(state), None),
+            None => return (Cancelled::Unknown, None),
         };
         let Some(entry) = self.index.get_mut(slot) else { return (Cancelled::Unknown, None) };
         let reason = Reason::known("cancelled");
@@ -446,13 +448,16 @@ impl Core {
 
     /// The state of a push that waits or ended lately.
     pub(crate) fn state(&self, id: PushId) -> Option<State> {
-        let waiting = self.index.find(id).and_then(|slot| self.index.get(slot)).map(|entry| match entry.stage {
+        let slot = match self.index.known(id)? {
+            Known::Waits(slot) => slot,
+            Known::Ended(state) => return Some(state),
+        };
+        self.index.get(slot).map(|entry| match entry.stage {
             Stage::Storing => State::Received,
             Stage::UnderWay => State::Sent,
             _ if entry.attempts > 0 => State::Retried,
             _ => State::Stored,
-        });
-        waiting.or_else(|| self.ended.get(id))
+        })
     }
 
     /// Counts a step and tells it to watchers.

@@ -1,9 +1,9 @@
 //! Counters and gauges, as a snapshot: whoever exports them names the metrics.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use push_core::{AppName, Class, Provider, PushId};
+use push_core::{AppName, Class, Provider};
 
 use crate::life::State;
 
@@ -85,13 +85,6 @@ pub struct AppSnapshot {
     pub window: usize,
     /// How long it pauses yet because its provider is in trouble.
     pub paused: Option<Duration>,
-}
-
-/// The last pushes that ended.
-#[derive(Debug, Default)]
-pub(crate) struct Ended {
-    states: HashMap<PushId, State>,
-    order: std::collections::VecDeque<PushId>,
 }
 
 // === impl Counts ===
@@ -180,25 +173,6 @@ impl Snapshot {
     }
 }
 
-// === impl Ended ===
-
-impl Ended {
-    pub(crate) fn get(&self, id: PushId) -> Option<State> {
-        self.states.get(&id).copied()
-    }
-
-    pub(crate) fn add(&mut self, id: PushId, state: State, most: usize) {
-        if self.states.insert(id, state).is_none() {
-            self.order.push_back(id);
-        }
-        while self.order.len() > most.max(1) {
-            if let Some(oldest) = self.order.pop_front() {
-                self.states.remove(&oldest);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,16 +184,5 @@ mod tests {
         counts.add(Class::Call, State::Failed);
         counts.add(Class::Background, State::Received);
         assert_eq!(counts.list(), [(Class::Background, State::Received, 1), (Class::Call, State::Failed, 2)]);
-    }
-
-    #[test]
-    fn only_the_last_ended_pushes_are_remembered() {
-        let mut ended = Ended::default();
-        let ids: Vec<_> = (0..5).map(|_| PushId::new()).collect();
-        for id in &ids {
-            ended.add(*id, State::Accepted, 3);
-        }
-        assert_eq!(ids.iter().filter(|id| ended.get(**id).is_some()).count(), 3);
-        assert_eq!(ended.get(ids[4]), Some(State::Accepted));
     }
 }

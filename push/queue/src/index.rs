@@ -1,14 +1,17 @@
 //! The waiting pushes: some hundred octets each, whatever the payload. Found by id, by target (a token that is gone ends them all) and by
-//! what they collapse with.
+//! what they collapse with. Those that ended last are remembered by id, in the same table: a push is looked up once, not in two places.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     hash::{BuildHasherDefault, Hasher},
 };
 
 use push_core::{Class, PushId};
 
-use crate::{life::Job, record::Progress};
+use crate::{
+    life::{Job, State},
+    record::Progress,
+};
 
 /// No entry.
 const NONE: u32 = u32::MAX;
@@ -91,6 +94,15 @@ pub(crate) struct New {
     pub(crate) job: Option<Box<Job>>,
 }
 
+/// What is known of an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// It waits, in this slot.
+    Waits(u32),
+    /// It is one of the last that ended.
+    Ended(State),
+}
+
 /// Keys are hashes already.
 #[derive(Debug, Default)]
 pub(crate) struct Hashed(u64);
@@ -102,7 +114,11 @@ type ByHash = HashMap<u64, u32, BuildHasherDefault<Hashed>>;
 pub(crate) struct Index {
     entries: Vec<Entry>,
     free: Vec<u32>,
-    ids: HashMap<PushId, u32>,
+    /// Callers may choose ids: the table's hashes are keyed.
+    known: HashMap<PushId, Known>,
+    waiting: usize,
+    /// Ids that ended, the oldest first.
+    ended: VecDeque<PushId>,
     targets: ByHash,
     collapse: ByHash,
 }
@@ -136,11 +152,19 @@ impl Entry {
 impl Index {
     /// Waiting pushes.
     pub(crate) fn len(&self) -> usize {
-        self.ids.len()
+        self.waiting
     }
 
+    pub(crate) fn known(&self, id: PushId) -> Option<Known> {
+        self.known.get(&id).copied()
+    }
+
+    /// The slot in which the push waits.
     pub(crate) fn find(&self, id: PushId) -> Option<u32> {
-        self.ids.get(&id).copied()
+        match self.known(id)? {
+            Known::Waits(slot) => Some(slot),
+            Known::Ended(_) => None,
+        }
     }
 
     pub(crate) fn get(&self, slot: u32) -> Option<&Entry> {
@@ -210,12 +234,40 @@ impl Index {
             Some(free) => *free = entry,
             None => self.entries.push(entry),
         }
-        self.ids.insert(id, slot);
+        self.known.insert(id, Known::Waits(slot));
+        self.waiting += 1;
         Ticket { slot, generation }
     }
 
-    /// Takes a push out; its tickets are void. The job is handed back with the entry's other values.
+    /// Takes a push out and forgets it; its tickets are void. The job is handed back with the entry's other values.
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Entry> {
+        let entry = self.vacate(slot)?;
+        self.known.remove(&entry.id);
+        Some(entry)
+    }
+
+    /// Takes a push out that has ended, and remembers how, with the `most` that ended last.
+    pub(crate) fn end(&mut self, slot: u32, state: State, most: usize) -> Option<Entry> {
+        let entry = self.vacate(slot)?;
+        self.remember(entry.id, state, most);
+        Some(entry)
+    }
+
+    /// Remembers how a push ended that does not wait.
+    pub(crate) fn remember(&mut self, id: PushId, state: State, most: usize) {
+        if !matches!(self.known.insert(id, Known::Ended(state)), Some(Known::Ended(_))) {
+            self.ended.push_back(id);
+        }
+        while self.ended.len() > most.max(1) {
+            let Some(oldest) = self.ended.pop_front() else { break };
+            // It may have come again since.
+            if let Some(Known::Ended(_)) = self.known(oldest) {
+                self.known.remove(&oldest);
+            }
+        }
+    }
+
+    fn vacate(&mut self, slot: u32) -> Option<Entry> {
         let entry = self.entries.get_mut(slot as usize).filter(|entry| entry.stage != Stage::Free)?;
         let free = Entry {
             id: entry.id,
@@ -239,7 +291,7 @@ impl Index {
         if entry.collapse != 0 && self.collapse.get(&entry.collapse) == Some(&slot) {
             self.collapse.remove(&entry.collapse);
         }
-        self.ids.remove(&entry.id);
+        self.waiting = self.waiting.saturating_sub(1);
         self.free.push(slot);
         Some(entry)
     }
@@ -326,6 +378,26 @@ mod tests {
         }
         assert!(void.iter().all(|ticket| index.valid(*ticket).is_none()));
         assert!(model.iter().all(|(id, _, ticket)| index.valid(*ticket).unwrap().id == *id));
+    }
+
+    #[test]
+    fn only_the_last_ended_pushes_are_remembered_and_one_that_came_again_waits() {
+        let mut index = Index::default();
+        let ids: Vec<_> = (0..5).map(|_| PushId::new()).collect();
+        let slots: Vec<_> = ids.iter().map(|id| index.insert(new(*id, 1, 0)).slot).collect();
+        let mut end = |index: &mut Index, slot| index.end(slot, State::Accepted, 3).unwrap();
+        for slot in slots {
+            end(&mut index, slot);
+        }
+        let ended = |index: &Index| ids.iter().filter(|id| index.known(**id) == Some(Known::Ended(State::Accepted))).count();
+        assert_eq!((ended(&index), index.known(ids[4]), index.len()), (3, Some(Known::Ended(State::Accepted)), 0));
+        let again = index.insert(new(ids[2], 1, 0)).slot;
+        let last = index.insert(new(PushId::new(), 1, 0)).slot;
+        end(&mut index, last);
+        assert_eq!((index.find(ids[2]), index.len()), (Some(again), 1), "what waits is not forgotten");
+        end(&mut index, again);
+        assert_eq!(index.known(ids[2]), Some(Known::Ended(State::Accepted)));
+        assert!(index.ended.len() <= 3 && index.known.len() <= 3);
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub(crate) fn recover(log: &Log, core: &mut Core, hashes: &Hashes, now: u64) -> 
             if record.kind == ENDED
                 && let Ok(step) = record.step()
             {
-                core.ended.add(record.id, step.state, core.options.remembered);
+                core.index.remember(record.id, step.state, core.options.remembered);
             }
         })?;
     }
@@ -113,7 +113,7 @@ fn apply(core: &mut Core, hashes: &Hashes, place: Place, record: Record<'_>) {
         },
         CARRIED => match (known.and_then(|slot| core.index.ticket(slot)), record.brief()) {
             (Some(ticket), Ok(brief)) => carry(core, ticket, place, brief.progress),
-            (None, Ok(brief)) if core.ended.get(id).is_none() => store(core, hashes, place, id, brief, false),
+            (None, Ok(brief)) if core.index.known(id).is_none() => store(core, hashes, place, id, brief, false),
             _ => {}
         },
         BEGUN | RETRIED => {
@@ -132,7 +132,7 @@ fn apply(core: &mut Core, hashes: &Hashes, place: Place, record: Record<'_>) {
                 core.take_out(slot);
             }
             if let Ok(step) = record.step() {
-                core.ended.add(id, step.state, core.options.remembered);
+                core.index.remember(id, step.state, core.options.remembered);
             }
         }
         // Written by a later version that says it can be read by this one.

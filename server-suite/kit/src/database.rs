@@ -1,5 +1,5 @@
-//! One database, SQLite or PostgreSQL, behind the same SQL: `$1` for parameters, TEXT, BIGINT (times are milliseconds since 1970), BOOLEAN,
-//! DOUBLE PRECISION and BYTEA for columns, `ON CONFLICT` for upserts. Every store's tests run on both.
+//! One database, SQLite or PostgreSQL, behind the same SQL: `$1` for parameters, TEXT, BIGINT (times are milliseconds since 1970,
+//! truth is 0 or 1: the driver reads no BOOLEAN of SQLite), DOUBLE PRECISION and BYTEA for columns, `ON CONFLICT` for upserts. Every store's tests run on both.
 
 use std::{str::FromStr, time::Duration};
 

@@ -8,7 +8,7 @@ use axum::{
     Router,
     body::Body,
     extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, Request},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -17,6 +17,7 @@ use elph_shell::{
     config::{Problem as Wrong, Size, Span},
     tls,
 };
+use futures_util::StreamExt;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -45,6 +46,9 @@ use crate::{
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What one connection may ask at the same time.
 const STREAMS: u32 = 128;
+/// Of a body that is too long so many times as much as is taken, and for so long.
+const READ_AWAY: usize = 8;
+const READ_AWAY_FOR: Duration = Duration::from_secs(5);
 /// A request's header fields together.
 const HEADERS: u32 = 32 * 1024;
 
@@ -153,6 +157,7 @@ pub fn public(kit: &Kit, settings: &HttpSettings, services: Vec<Service>) -> Rou
             .fallback(async || Problem::not_found())
             .method_not_allowed_fallback(async || Problem::new(Code::MethodNotAllowed, "this address takes other methods"))
             .layer(DefaultBodyLimit::max(limit))
+            .layer(middleware::from_fn(move |request, next| bounded(limit, request, next)))
             .layer(middleware::from_fn(move |request, next| counted(name, metrics.clone(), request, next)));
         router = router.nest(prefix, routes);
     }
@@ -196,6 +201,7 @@ async fn around(kit: Kit, patience: Duration, mut request: Request, next: Next) 
     let span = tracing::info_span!("request", request_id = %id, method = %request.method(), path = request.uri().path());
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
     let upgrade = request.headers().contains_key(header::UPGRADE);
+    let one = request.version() <= Version::HTTP_11;
     request.extensions_mut().insert(kit.verifier.clone());
     request.extensions_mut().insert(kit.limits.clone());
     let answer = async {
@@ -208,9 +214,14 @@ async fn around(kit: Kit, patience: Duration, mut request: Request, next: Next) 
         }
     };
     let mut response = answer.instrument(span).await;
+    let too_large = response.status() == StatusCode::PAYLOAD_TOO_LARGE;
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, id);
+    }
+    if one && too_large {
+        // The rest of the body is not read: nothing else can come over this connection.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
@@ -220,6 +231,26 @@ async fn around(kit: Kit, patience: Duration, mut request: Request, next: Next) 
         headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(nothing);
     }
     response
+}
+
+/// A body that says that it is too long is read away for a while: who is still sending when the connection closes would not see why.
+async fn bounded(most: usize, request: Request, next: Next) -> Response {
+    let said = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if said.is_none_or(|said| said <= most) {
+        return next.run(request).await;
+    }
+    let mut body = request.into_body().into_data_stream();
+    let away = async {
+        let mut left = READ_AWAY * most;
+        while let Some(Ok(chunk)) = body.next().await {
+            left = left.saturating_sub(chunk.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _late = timeout(READ_AWAY_FOR, away).await;
+    Problem::new(Code::TooLarge, format!("the body is longer than the {most} bytes that are taken here")).into_response()
 }
 
 async fn counted(service: &'static str, metrics: Arc<Metrics>, request: Request, next: Next) -> Response {

@@ -47,7 +47,7 @@ impl Store {
         .bind(person.choice_until.map(|at| at.as_millisecond()))
         .bind(note.map(|note| note.text.clone()))
         .bind(note.and_then(|note| note.until).map(|at| at.as_millisecond()))
-        .bind(person.hides_last_seen)
+        .bind(i64::from(person.hides_last_seen))
         .bind(person.last_seen.map(|at| at.as_millisecond()))
         .execute(&self.pool)
         .await
@@ -67,7 +67,7 @@ fn person(row: &AnyRow) -> Result<(Key, Person), sqlx::Error> {
         choice: Choice::of(&choice),
         choice_until: time("choice_until")?,
         note: text.map(|text| Note { text, until }),
-        hides_last_seen: row.try_get("hides_last_seen")?,
+        hides_last_seen: row.try_get::<i64, _>("hides_last_seen")? != 0,
         last_seen: time("last_seen")?,
         ..Person::default()
     };

@@ -11,10 +11,10 @@ use std::{
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use push_core::{
-    ApnsPayload, ApnsPushType, AppName, Class, DeviceId, Environment, FcmPayload, Payload, Priority, Provider, PushId, Request, Sender,
-    Target, Token, UserId, connect::HostPort,
+    ApnsPayload, ApnsPushType, AppName, Class, DeviceId, Environment, FcmPayload, Outcome, Payload, Priority, Provider, PushId, Request,
+    Sender, Target, Token, UserId, connect::HostPort,
 };
 use push_queue::{Gone, Job, Options, Pushes, State, Telling, TokenGone, Verdict};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,8 @@ use crate::feed::PATIENCE;
 const SIDE_BY_SIDE: usize = 64;
 /// Such streams.
 const STREAMS: usize = 4;
+/// Devices that are sent to in turn, as many as h2load has addresses.
+const DEVICES: u64 = 1000;
 const LOOK: Duration = Duration::from_millis(5);
 
 /// What is sent where.
@@ -45,6 +47,9 @@ pub(crate) struct Task {
     pub(crate) pushes: u64,
     /// Where the queue's files go.
     pub(crate) directory: PathBuf,
+    /// False: straight to the sender, to see what the queue costs.
+    #[serde(default = "with_the_queue")]
+    pub(crate) queued: bool,
 }
 
 /// What one run came to.
@@ -56,6 +61,13 @@ pub(crate) struct Sent {
     pub(crate) cpu: f64,
 }
 
+/// Whose devices the pushes go to in turn, as the registry hands them out.
+struct Devices {
+    app: AppName,
+    body: Bytes,
+    all: Vec<(UserId, DeviceId, Token)>,
+}
+
 struct Nobody;
 
 impl TokenGone for Nobody {
@@ -64,32 +76,36 @@ impl TokenGone for Nobody {
     }
 }
 
+fn with_the_queue() -> bool {
+    true
+}
+
 /// Does it and prints what it came to.
 pub(crate) async fn serve(task: &str) -> anyhow::Result<()> {
     let task: Task = serde_json::from_str(task)?;
     // On the one worker, as the agent's work is.
-    let sent = tokio::spawn(send(task)).await??;
+    let sent = if task.queued { tokio::spawn(send(task)).await?? } else { tokio::spawn(send_straight(task)).await?? };
     writeln!(std::io::stdout(), "{}", serde_json::to_string(&sent)?)?;
     Ok(())
 }
 
 async fn send(task: Task) -> anyhow::Result<Sent> {
     let sender = if task.apns { apns(&task)? } else { fcm(&task)? };
-    let app = AppName::parse("bench")?;
+    let devices = Devices::new(&task)?;
+    let app = devices.app.clone();
     let senders = HashMap::from([(app.clone(), sender.clone())]);
     let (pushes, _) = Pushes::open(&task.directory, Options::default(), senders, Arc::new(Nobody))?;
-    let body = Bytes::from(task.body.clone());
     // Connection and token are not what is measured.
-    pushes.accept(vec![job(&task, &app, &body, 0)?]).await?;
+    pushes.accept(vec![devices.job(0)?]).await?;
     until_accepted(&pushes, &app, 1).await?;
 
     let (began, before) = (Instant::now(), processor_seconds()?);
     let accepting = (0..STREAMS as u64).map(|stream| {
-        let (pushes, task, app, body) = (&pushes, &task, &app, &body);
+        let (pushes, task, devices) = (&pushes, &task, &devices);
         async move {
             let numbers = (stream..task.pushes).step_by(STREAMS);
             let mut accepted = futures_util::stream::iter(numbers)
-                .map(|number| async move { anyhow::Ok(pushes.accept(vec![job(task, app, body, number)?]).await?) })
+                .map(|number| async move { anyhow::Ok(pushes.accept(vec![devices.job(number)?]).await?) })
                 .buffered(SIDE_BY_SIDE);
             while let Some(receipt) = accepted.next().await {
                 receipt?;
@@ -107,6 +123,29 @@ async fn send(task: Task) -> anyhow::Result<Sent> {
     let taken = until_accepted(&pushes, &app, task.pushes + 1).await? - 1;
     let sent = Sent { taken, seconds: began.elapsed().as_secs_f64(), cpu: processor_seconds()? - before };
     pushes.close(Duration::from_secs(5)).await;
+    sender.close().await;
+    Ok(sent)
+}
+
+/// The sender alone, with as many under way as the queue would have.
+async fn send_straight(task: Task) -> anyhow::Result<Sent> {
+    let sender = if task.apns { apns(&task)? } else { fcm(&task)? };
+    let devices = Devices::new(&task)?;
+    sender.send(devices.job(0)?.request).await;
+    let under_way = Options::default().in_flight.min(sender.capacity().concurrent);
+    let (began, before) = (Instant::now(), processor_seconds()?);
+    let mut sending = FuturesUnordered::new();
+    let mut taken = 0;
+    for number in 0..task.pushes {
+        if sending.len() >= under_way {
+            taken += u64::from(matches!(sending.next().await, Some(Outcome::Accepted { .. })));
+        }
+        sending.push(sender.send(devices.job(number)?.request));
+    }
+    while let Some(outcome) = sending.next().await {
+        taken += u64::from(matches!(outcome, Outcome::Accepted { .. }));
+    }
+    let sent = Sent { taken, seconds: began.elapsed().as_secs_f64(), cpu: processor_seconds()? - before };
     sender.close().await;
     Ok(sent)
 }
@@ -150,27 +189,39 @@ fn authority(keys: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(keys.join("ca.pem")).context("read the simulator's authority")
 }
 
-fn job(task: &Task, app: &AppName, body: &Bytes, number: u64) -> anyhow::Result<Job> {
-    let (token, payload) = if task.apns {
-        let token = Token::parse(Provider::Apns, &e2e::pushes::apns_token(number)).ok();
-        (token, Payload::Apns(ApnsPayload { push_type: ApnsPushType::Alert, body: body.clone() }))
-    } else {
-        let token = Token::parse(Provider::Fcm, &e2e::pushes::fcm_token(number)).ok();
-        (token, Payload::Fcm(FcmPayload { message: body.clone() }))
-    };
-    let now = jiff::Timestamp::now();
-    let request = Request {
-        id: PushId::new(),
-        target: Target::Device(token.context("no token")?),
-        class: Class::Background,
-        priority: Priority::Normal,
-        deadline: Some(now.checked_add(jiff::SignedDuration::from_hours(1))?),
-        store: true,
-        collapse: None,
-        payload,
-    };
-    let user = UserId { domain: "elph.local".into(), alias: format!("{number:06}").into() };
-    Ok(Job { app: app.clone(), user: Some(user), device: Some(DeviceId::parse(&format!("{number:032x}"))?), request, received_at: now })
+// === impl Devices ===
+
+impl Devices {
+    fn new(task: &Task) -> anyhow::Result<Self> {
+        let device = |number| {
+            let text = if task.apns { e2e::pushes::apns_token(number) } else { e2e::pushes::fcm_token(number) };
+            let token = Token::parse(if task.apns { Provider::Apns } else { Provider::Fcm }, &text).ok().context("no token")?;
+            let user = UserId { domain: "elph.local".into(), alias: format!("{number:06}").into() };
+            Ok((user, DeviceId::parse(&format!("{number:032x}"))?, token))
+        };
+        let body = Bytes::from(task.body.clone());
+        Ok(Self { app: AppName::parse("bench")?, body, all: (0..DEVICES).map(device).collect::<anyhow::Result<_>>()? })
+    }
+
+    fn job(&self, number: u64) -> anyhow::Result<Job> {
+        let (user, device, token) = self.all.get(usize::try_from(number % DEVICES)?).context("no such device")?;
+        let payload = match token.expose().starts_with("fcm-") {
+            false => Payload::Apns(ApnsPayload { push_type: ApnsPushType::Alert, body: self.body.clone() }),
+            true => Payload::Fcm(FcmPayload { message: self.body.clone() }),
+        };
+        let now = jiff::Timestamp::now();
+        let request = Request {
+            id: PushId::new(),
+            target: Target::Device(token.clone()),
+            class: Class::Background,
+            priority: Priority::Normal,
+            deadline: Some(now.checked_add(jiff::SignedDuration::from_hours(1))?),
+            store: true,
+            collapse: None,
+            payload,
+        };
+        Ok(Job { app: self.app.clone(), user: Some(user.clone()), device: Some(device.clone()), request, received_at: now })
+    }
 }
 
 /// User and system time of this process.

@@ -7,6 +7,7 @@ pub mod guard;
 pub mod meetings;
 pub mod phones;
 pub mod pushes;
+pub mod suite;
 mod watch;
 
 use std::{path::PathBuf, time::Duration};

@@ -35,7 +35,11 @@ const ROOMS: &[Room] = &[
     room("server-suite", &["proto", "proto/shell"], &["tests/ssw-sim", "tests/push-sim"]),
     room("tests/ssw-sim", &[], &[]),
     room("tests/push-sim", &[], &[]),
-    room("tests", &["proto", "proto/shell", "mediator-client", "push", "agent", "agent/elphctl", "server-suite", "tests/ssw-sim", "tests/push-sim"], &[]),
+    room(
+        "tests",
+        &["proto", "proto/shell", "mediator-client", "push", "agent", "agent/elphctl", "server-suite", "tests/ssw-sim", "tests/push-sim"],
+        &[],
+    ),
 ];
 
 /// Inside `mediator-client`: the three protocols stand on the vocabulary, the front on the protocols. The Call API's plain HTTP form
@@ -55,6 +59,16 @@ const FAMILY: &[(&str, &[&str])] = &[
     ("push-stub", &["push-core"]),
     ("push-registry", &["push-core"]),
     ("push-queue", &["push-core"]),
+];
+
+/// Inside `server-suite`: what is shared, services that know nothing of each other, and the program that has them all. The proxy is a
+/// program of its own. What only tests use comes second.
+const SUITE: &[(&str, &[&str], &[&str])] = &[
+    ("elph-kit", &[], &[]),
+    ("elph-kit-testing", &["elph-kit"], &[]),
+    ("elph-status", &["elph-kit"], &["elph-kit-testing"]),
+    ("elph-server", &["elph-kit", "elph-status"], &["elph-kit-testing"]),
+    ("elph-proxy", &[], &[]),
 ];
 
 /// What may lie at the top of the repository, dot-files and dot-folders aside.
@@ -240,9 +254,29 @@ fn mediator_client_knows_nothing_of_grpc_or_push_and_push_nothing_of_grpc_or_cal
 }
 
 #[test]
+fn services_of_the_suite_know_what_is_shared_and_not_each_other() {
+    let metadata = metadata();
+    let members = members(&metadata);
+    let mut breaches = Vec::new();
+    for package in metadata.workspace_packages().into_iter().filter(|it| members[it.name.as_str()].starts_with("server-suite/")) {
+        let Some((name, may_use, tests_may_use)) = SUITE.iter().find(|(name, ..)| *name == package.name.as_str()) else {
+            breaches.push(format!("{} is not in SUITE: say what it may use", package.name));
+            continue;
+        };
+        let used = package.dependencies.iter().filter(|used| SUITE.iter().any(|(name, ..)| *name == used.name));
+        let wrong = used.filter(|used| {
+            let for_tests = used.kind == DependencyKind::Development && tests_may_use.contains(&used.name.as_str());
+            !for_tests && !may_use.contains(&used.name.as_str())
+        });
+        breaches.extend(wrong.map(|used| format!("{name} must not use {}", used.name)));
+    }
+    none(&breaches);
+}
+
+#[test]
 fn every_program_has_one_tls_and_it_is_aws_lc() {
     let mut breaches = Vec::new();
-    for program in ["elph-agent", "elphctl", "ssw-sim"] {
+    for program in ["elph-agent", "elphctl", "ssw-sim", "elph-server"] {
         let linked = linked(program);
         let foreign = ["ring", "openssl", "openssl-sys", "native-tls", "boring"].into_iter().filter(|foreign| linked.contains(*foreign));
         breaches.extend(foreign.map(|foreign| format!("{program} links {foreign}")));

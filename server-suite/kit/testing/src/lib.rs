@@ -25,7 +25,7 @@ pub struct TestDatabase {
     pub name: &'static str,
     /// How it is reached.
     pub settings: DatabaseSettings,
-    _directory: TempDir,
+    directory: TempDir,
     server: Option<Child>,
 }
 
@@ -48,47 +48,50 @@ impl TestDatabase {
         let directory = tempfile::tempdir()?;
         let url = format!("sqlite:{}", directory.path().join("test.db").display());
         let settings = DatabaseSettings { url, ..DatabaseSettings::default() };
-        Ok(Self { name: "sqlite", settings, _directory: directory, server: None })
+        Ok(Self { name: "sqlite", settings, directory, server: None })
     }
 
     async fn postgres(programs: &Path) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let place = directory.path().display().to_string();
         // The server refuses to run as root.
-        let root = nix::unistd::geteuid().is_root();
-        if root {
+        if nix::unistd::geteuid().is_root() {
             let postgres = nix::unistd::User::from_name("postgres")?.context("there is no user postgres")?;
             nix::unistd::chown(directory.path(), Some(postgres.uid), Some(postgres.gid))?;
         }
-        let command = |program: &str| {
-            let program = programs.join(program);
-            let mut command = Command::new(if root { Path::new("setpriv") } else { &program });
-            if root {
-                command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(&program);
-            }
-            command.current_dir(&directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-            command
-        };
         let data = format!("{place}/data");
-        let made = command("initdb").args(["-D", &data, "-U", "elph", "-A", "trust", "--no-sync", "-E", "UTF8"]).output().await?;
+        let made = command(programs, directory.path(), "initdb")
+            .args(["-D", &data, "-U", "elph", "-A", "trust", "--no-sync", "-E", "UTF8"])
+            .output()
+            .await?;
         if !made.status.success() {
             bail!("initdb: {}", String::from_utf8_lossy(&made.stderr));
         }
-        let server = command("postgres")
-            .args(["-D", &data, "-k", &place, "-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=16MB"])
-            .stderr(Stdio::null())
-            .spawn()?;
         let url = format!("postgres://elph@localhost/postgres?host={}", place.replace('/', "%2F"));
         let settings = DatabaseSettings { url, ..DatabaseSettings::default() };
+        let mut database = Self { name: "postgres", settings, directory, server: None };
+        database.start().await?;
+        Ok(database)
+    }
+
+    /// Starts the server, with what was in it.
+    pub async fn start(&mut self) -> anyhow::Result<()> {
+        let Some(programs) = programs().filter(|_| self.name == "postgres") else { return Ok(()) };
+        let place = self.directory.path();
+        let mut command = command(&programs, place, "postgres");
+        let data = place.join("data");
+        command.arg("-D").arg(data).arg("-k").arg(place).stderr(Stdio::null());
+        command.args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=16MB"]);
+        self.server = Some(command.spawn()?);
         let began = Instant::now();
         // The socket is there a moment before it is served.
-        while let Err(error) = Database::open(&settings).await {
+        while let Err(error) = Database::open(&self.settings).await {
             if began.elapsed() > PATIENCE {
                 return Err(error).context("the server did not start");
             }
             sleep(Duration::from_millis(50)).await;
         }
-        Ok(Self { name: "postgres", settings, _directory: directory, server: Some(server) })
+        Ok(())
     }
 
     /// Opens it.
@@ -114,6 +117,17 @@ impl Drop for TestDatabase {
             let _gone = nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGQUIT);
         }
     }
+}
+
+/// A program of the server, as its own user.
+fn command(programs: &Path, directory: &Path, program: &str) -> Command {
+    let (program, root) = (programs.join(program), nix::unistd::geteuid().is_root());
+    let mut command = Command::new(if root { Path::new("setpriv") } else { &program });
+    if root {
+        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(&program);
+    }
+    command.current_dir(directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
 }
 
 /// The programs of the newest version that is installed.
