@@ -385,7 +385,7 @@ mod tests {
         let mut index = Index::default();
         let ids: Vec<_> = (0..5).map(|_| PushId::new()).collect();
         let slots: Vec<_> = ids.iter().map(|id| index.insert(new(*id, 1, 0)).slot).collect();
-        let mut end = |index: &mut Index, slot| index.end(slot, State::Accepted, 3).unwrap();
+        let end = |index: &mut Index, slot| index.end(slot, State::Accepted, 3).unwrap();
         for slot in slots {
             end(&mut index, slot);
         }

@@ -7,6 +7,7 @@ pub mod input;
 pub mod limits;
 pub mod live;
 pub mod metrics;
+pub mod openapi;
 pub mod problem;
 pub mod serve;
 pub mod switches;

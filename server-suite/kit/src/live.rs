@@ -4,13 +4,20 @@
 use std::time::Duration;
 
 use axum::{
-    extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade},
+    extract::{
+        FromRequestParts,
+        ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade},
+    },
+    http::request::Parts,
     response::Response,
 };
 use jiff::Timestamp;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
-use crate::caller::{Caller, PROTOCOL};
+use crate::{
+    caller::{Caller, PROTOCOL},
+    problem::Problem,
+};
 
 /// Between pings.
 const PING: Duration = Duration::from_secs(25);
@@ -40,8 +47,20 @@ pub struct Live {
     until: Instant,
 }
 
+/// A request to become a WebSocket.
+#[derive(Debug)]
+pub struct Upgrade(WebSocketUpgrade);
+
+impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        Ok(Self(WebSocketUpgrade::from_request_parts(parts, state).await?))
+    }
+}
+
 /// Upgrades, in our subprotocol if the client offers it, and runs `session` on the socket.
-pub fn upgrade<F>(upgrade: WebSocketUpgrade, caller: &Caller, session: impl FnOnce(Live) -> F + Send + 'static) -> Response
+pub fn upgrade<F>(Upgrade(upgrade): Upgrade, caller: &Caller, session: impl FnOnce(Live) -> F + Send + 'static) -> Response
 where
     F: Future<Output = ()> + Send + 'static,
 {

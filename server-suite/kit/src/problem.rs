@@ -1,12 +1,21 @@
 //! Errors as callers see them: `application/problem+json` (RFC 9457). Programs go by `code`, which is stable; people read `detail`.
 
 use axum::{
-    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
+    extract::{
+        rejection::{JsonRejection, PathRejection, QueryRejection},
+        ws::rejection::WebSocketUpgradeRejection,
+    },
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        RefOr, Schema,
+        schema::{ObjectBuilder, SchemaType, Type},
+    },
+};
 
 /// Why a request was not served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -41,7 +50,7 @@ pub struct Member {
 macro_rules! codes {
     ($($name:ident $word:literal $status:ident $meaning:literal,)*) => {
         /// Every code. None is ever renamed.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
         pub enum Code {
             $(#[doc = $meaning] #[serde(rename = $word)] $name,)*
         }
@@ -83,10 +92,23 @@ codes! {
     Conflict "conflict" CONFLICT "It was changed meanwhile; read it again.",
     TooLarge "too_large" PAYLOAD_TOO_LARGE "The body is longer than is taken.",
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body must be JSON.",
+    UpgradeRequired "upgrade_required" UPGRADE_REQUIRED "This address speaks WebSocket only.",
     TooManyRequests "too_many_requests" TOO_MANY_REQUESTS "Too many requests; `Retry-After` says how long to wait.",
     Internal "internal" INTERNAL_SERVER_ERROR "A fault of ours. The log has it under the request's id.",
     Unavailable "unavailable" SERVICE_UNAVAILABLE "Something that is needed cannot be reached at the moment; try again.",
 }
+
+// Written by hand: the derived one does not see names that come through a macro.
+impl PartialSchema for Code {
+    fn schema() -> RefOr<Schema> {
+        let meanings = Self::ALL.iter().map(|code| format!("{}: {}", code.as_str(), code.meaning()));
+        let object = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String));
+        let object = object.enum_values(Some(Self::ALL.iter().map(|code| code.as_str())));
+        object.description(Some(meanings.collect::<Vec<_>>().join("\n"))).into()
+    }
+}
+
+impl ToSchema for Code {}
 
 // === impl Problem ===
 
@@ -148,6 +170,9 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self.code == Code::UpgradeRequired {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        }
         if self.code == Code::Unauthenticated {
             // RFC 6750, 3: what is wrong is in the body.
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -175,6 +200,12 @@ impl From<QueryRejection> for Problem {
 impl From<PathRejection> for Problem {
     fn from(_: PathRejection) -> Self {
         Self::not_found()
+    }
+}
+
+impl From<WebSocketUpgradeRejection> for Problem {
+    fn from(rejection: WebSocketUpgradeRejection) -> Self {
+        Self::new(Code::UpgradeRequired, format!("open a WebSocket (RFC 6455) here: {}", rejection.body_text()))
     }
 }
 

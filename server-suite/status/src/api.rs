@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{State, WebSocketUpgrade},
+    extract::State,
     http::StatusCode,
     response::Response,
     routing::{get, post, put},
@@ -12,8 +12,9 @@ use axum::{
 use elph_kit::{
     Caller, Kit, Problem,
     input::{Check, Json, Path},
-    live::{self, Close, Live},
+    live::{self, Close, Live, Upgrade},
     metrics,
+    openapi::{Alias, Common, Problems},
     problem::Code,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -79,7 +80,7 @@ struct SetChoice {
 #[serde(deny_unknown_fields)]
 struct SetNote {
     /// 1 to 140 characters.
-    #[schema(min_length = 1, max_length = 140)]
+    #[schema(min_length = 1, max_length = 140, pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$")]
     text: String,
     /// Until when it is shown; absent: until it is changed.
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -120,7 +121,7 @@ struct SetDevice {
 #[serde(deny_unknown_fields)]
 struct Lookup {
     /// 1 to 2000 numbers.
-    #[schema(min_items = 1, max_items = 2000)]
+    #[schema(min_items = 1, max_items = 2000, value_type = Vec<Alias>)]
     aliases: Vec<String>,
 }
 
@@ -175,20 +176,9 @@ enum ToClient {
     info(title = "Elph Status Service", description = "Who is there, away, in a call, or does not want to be disturbed. All under /elph_status."),
     paths(me, set_choice, set_note, clear_note, set_privacy, set_device, remove_device, one, lookup, watch),
     components(schemas(FromClient, ToClient)),
-    modifiers(&Bearer)
+    modifiers(&Common)
 )]
 struct Document;
-
-struct Bearer;
-
-impl utoipa::Modify for Bearer {
-    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
-        document.components.get_or_insert_default().add_security_scheme("bearer", SecurityScheme::Http(bearer));
-        document.security = Some(vec![SecurityRequirement::new("bearer", Vec::<String>::new())]);
-    }
-}
 
 /// The OpenAPI document.
 pub fn document() -> utoipa::openapi::OpenApi {
@@ -284,14 +274,14 @@ fn people(check: &mut Check, aliases: &[String]) {
 }
 
 /// Everything about oneself.
-#[utoipa::path(get, path = "/v1/me", responses((status = 200, body = Me), (status = 401, body = Problem)))]
+#[utoipa::path(get, path = "/v1/me", responses((status = 200, body = Me), Problems))]
 async fn me(State(api): State<Api>, caller: Caller) -> Json<Me> {
     Json(api.me(&caller))
 }
 
 /// Chooses how to be shown.
 #[utoipa::path(put, path = "/v1/me/choice", request_body = SetChoice,
-    responses((status = 200, body = Me), (status = 400, body = Problem), (status = 401, body = Problem)))]
+    responses((status = 200, body = Me), Problems))]
 async fn set_choice(State(api): State<Api>, caller: Caller, Json(asked): Json<SetChoice>) -> Result<Json<Me>, Problem> {
     let mut check = Check::default();
     future(&mut check, "/until", asked.until);
@@ -301,7 +291,7 @@ async fn set_choice(State(api): State<Api>, caller: Caller, Json(asked): Json<Se
 
 /// Says something.
 #[utoipa::path(put, path = "/v1/me/note", request_body = SetNote,
-    responses((status = 200, body = Me), (status = 400, body = Problem), (status = 401, body = Problem)))]
+    responses((status = 200, body = Me), Problems))]
 async fn set_note(State(api): State<Api>, caller: Caller, Json(asked): Json<SetNote>) -> Result<Json<Me>, Problem> {
     let mut check = Check::default();
     future(&mut check, "/until", asked.until);
@@ -314,21 +304,21 @@ async fn set_note(State(api): State<Api>, caller: Caller, Json(asked): Json<SetN
 }
 
 /// Says nothing any more.
-#[utoipa::path(delete, path = "/v1/me/note", responses((status = 200, body = Me), (status = 401, body = Problem)))]
+#[utoipa::path(delete, path = "/v1/me/note", responses((status = 200, body = Me), Problems))]
 async fn clear_note(State(api): State<Api>, caller: Caller) -> Result<Json<Me>, Problem> {
     api.change(&caller, |person| person.note = None).await
 }
 
 /// Chooses who sees what.
 #[utoipa::path(put, path = "/v1/me/privacy", request_body = SetPrivacy,
-    responses((status = 200, body = Me), (status = 400, body = Problem), (status = 401, body = Problem)))]
+    responses((status = 200, body = Me), Problems))]
 async fn set_privacy(State(api): State<Api>, caller: Caller, Json(asked): Json<SetPrivacy>) -> Result<Json<Me>, Problem> {
     api.change(&caller, |person| person.hides_last_seen = asked.last_seen == LastSeen::Nobody).await
 }
 
 /// A device is there. To be repeated before its time is over; clients with a socket say it there.
-#[utoipa::path(put, path = "/v1/me/devices/{device}", params(("device" = String, Path)), request_body = SetDevice,
-    responses((status = 204), (status = 400, body = Problem), (status = 401, body = Problem), (status = 409, body = Problem)))]
+#[utoipa::path(put, path = "/v1/me/devices/{device}", params(("device" = String, Path, pattern = "^[!-~]{1,64}$")), request_body = SetDevice,
+    responses((status = 204), Problems))]
 async fn set_device(
     State(api): State<Api>,
     caller: Caller,
@@ -348,16 +338,16 @@ async fn set_device(
 }
 
 /// A device is gone.
-#[utoipa::path(delete, path = "/v1/me/devices/{device}", params(("device" = String, Path)),
-    responses((status = 204), (status = 401, body = Problem)))]
+#[utoipa::path(delete, path = "/v1/me/devices/{device}", params(("device" = String, Path, pattern = "^[!-~]{1,64}$")),
+    responses((status = 204), Problems))]
 async fn remove_device(State(api): State<Api>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     api.left(&key(&caller), &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// One person.
-#[utoipa::path(get, path = "/v1/users/{alias}", params(("alias" = String, Path)),
-    responses((status = 200, body = Status), (status = 400, body = Problem), (status = 401, body = Problem)))]
+#[utoipa::path(get, path = "/v1/users/{alias}", params(("alias" = Alias, Path)),
+    responses((status = 200, body = Status), Problems))]
 async fn one(State(api): State<Api>, caller: Caller, Path(alias): Path<String>) -> Result<Json<Status>, Problem> {
     let mut check = Check::default();
     check.alias("alias", &alias);
@@ -368,7 +358,7 @@ async fn one(State(api): State<Api>, caller: Caller, Path(alias): Path<String>) 
 
 /// Many people.
 #[utoipa::path(post, path = "/v1/users/lookup", request_body = Lookup,
-    responses((status = 200, body = Found), (status = 400, body = Problem), (status = 401, body = Problem)))]
+    responses((status = 200, body = Found), Problems))]
 async fn lookup(State(api): State<Api>, caller: Caller, Json(asked): Json<Lookup>) -> Result<Json<Found>, Problem> {
     let mut check = Check::default();
     people(&mut check, &asked.aliases);
@@ -382,8 +372,8 @@ async fn lookup(State(api): State<Api>, caller: Caller, Json(asked): Json<Lookup
 
 /// Watches people over a WebSocket (subprotocol `elph`; browsers send the token as the subprotocol `elph.bearer.<token>`). Messages are
 /// JSON texts, `FromClient` and `ToClient`. The socket is closed with 3000 when the token ends and with 1012 when the server restarts.
-#[utoipa::path(get, path = "/v1/watch", responses((status = 101), (status = 401, body = Problem)))]
-async fn watch(State(api): State<Api>, caller: Caller, upgrade: WebSocketUpgrade) -> Response {
+#[utoipa::path(get, path = "/v1/watch", responses((status = 101), Problems))]
+async fn watch(State(api): State<Api>, caller: Caller, upgrade: Upgrade) -> Response {
     let whose = key(&caller);
     live::upgrade(upgrade, &caller, move |socket| async move {
         let open = api.metrics.sockets.get_or_create(&metrics::Service { service: "status".to_owned() }).clone();

@@ -18,6 +18,7 @@ mod push_sender;
 mod report;
 mod runs;
 mod start;
+mod status;
 
 use std::path::PathBuf;
 
@@ -50,6 +51,8 @@ enum Bench {
     /// Resident memory with many devices and waiting pushes, and the start after a crash.
     #[value(name = "push_memory")]
     PushMemory,
+    /// One change of status to 10,000 watchers.
+    Status,
 }
 
 /// Measures the agent beside others.
@@ -92,6 +95,7 @@ async fn main() -> anyhow::Result<()> {
             Bench::PushFcm => Box::pin(push_fcm::run()).await?,
             Bench::PushLatency => Box::pin(push_latency::run()).await?,
             Bench::PushMemory => Box::pin(push_memory::run()).await?,
+            Bench::Status => Box::pin(status::run()).await?,
         };
         table.publish()?;
     }

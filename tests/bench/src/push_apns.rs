@@ -46,6 +46,7 @@ const CASES: [Case; 2] = [
 ];
 
 const OURS: &str = "ours";
+const BARE: &str = "without the queue";
 const LIMIT: &str = "h2load";
 const RIVALS: [&str; 2] = ["node-apn", "aioapns"];
 
@@ -68,13 +69,14 @@ pub(crate) async fn run() -> anyhow::Result<Table> {
                 runs.push((who, sent));
             };
             noted(OURS, providers.ours(true, BODY, case.ours).await?);
+            noted(BARE, providers.ours_without_the_queue(true, BODY, case.ours).await?);
             noted(LIMIT, providers.h2load(true, BODY, case.h2load, case.streams).await?);
             for (who, pushes) in RIVALS.into_iter().zip([case.node_apn, case.aioapns]) {
                 noted(who, providers.rival(who, BODY, pushes).await?);
             }
         }
         let of = |who| figures(&runs, who);
-        let (ours, limit, [node_apn, aioapns]) = (of(OURS), of(LIMIT), RIVALS.map(of));
+        let (ours, bare, limit, [node_apn, aioapns]) = (of(OURS), of(BARE), of(LIMIT), RIVALS.map(of));
         let delay = format!("provider answers after {} ms", case.delay.as_millis());
         let row = table.row(format!("pushes, {delay}"), "1/s", Better::Higher, ours.per_second).goal(OF_THE_LIMIT * limit.per_second);
         row.beside(LIMIT, limit.per_second).beside("node-apn", node_apn.per_second).beside("aioapns", aioapns.per_second);
@@ -82,9 +84,15 @@ pub(crate) async fn run() -> anyhow::Result<Table> {
         let row = table.row(format!("CPU per 1000 pushes, {delay}"), "ms", Better::Lower, 1e3 * ours.cpu_per_thousand);
         row.goal(1e3 * cheapest / TIMES_THE_RIVAL).beside(LIMIT, 1e3 * limit.cpu_per_thousand);
         row.beside("node-apn", 1e3 * node_apn.cpu_per_thousand).beside("aioapns", 1e3 * aioapns.cpu_per_thousand);
+        table.row(format!("pushes without the queue, {delay}"), "1/s", Better::Higher, bare.per_second).beside(LIMIT, limit.per_second);
+        let row = table.row(format!("CPU per 1000 pushes without the queue, {delay}"), "ms", Better::Lower, 1e3 * bare.cpu_per_thousand);
+        row.beside(LIMIT, 1e3 * limit.cpu_per_thousand);
     }
     table.note(format!("medians of {RUNS} runs in turn; payload {} octets; senders on one core, push-sim on the other", BODY.len()));
     table.note("ours: each push accepted on disk first, as SendPushes does; the libraries have no queue and at most 1000 in flight;");
+    table.note(
+        "to 1000 devices in turn, as h2load has 1000 addresses. Without the queue: the sender alone, which shows what the queue costs;",
+    );
     table.note("h2load writes the same fields and octets again and again (1 × 100 streams, with delay 4 × 1000). Goals: 60 % of its rate,");
     table.note("a fifth of the cheaper library's CPU. Starts, connecting and the first token are left out, but not of h2load's CPU.");
     Ok(table)

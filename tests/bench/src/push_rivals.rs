@@ -75,6 +75,15 @@ impl Providers {
 
     /// Ours: queue and sender.
     pub(crate) async fn ours(&self, apns: bool, body: &str, pushes: u64) -> anyhow::Result<Sent> {
+        self.sent_by_us(apns, body, pushes, true).await
+    }
+
+    /// Our sender alone.
+    pub(crate) async fn ours_without_the_queue(&self, apns: bool, body: &str, pushes: u64) -> anyhow::Result<Sent> {
+        self.sent_by_us(apns, body, pushes, false).await
+    }
+
+    async fn sent_by_us(&self, apns: bool, body: &str, pushes: u64, queued: bool) -> anyhow::Result<Sent> {
         let directory = scratch()?;
         let url = |address: &str| address.trim_start_matches("https://").trim_end_matches('/').to_owned();
         let task = Task {
@@ -88,6 +97,7 @@ impl Providers {
             body: body.to_owned(),
             pushes,
             directory: directory.path().join("queue"),
+            queued,
         };
         let mut command = pinned(SENDER_CORE, std::env::current_exe()?);
         command.arg("--push-sender").arg(serde_json::to_string(&task)?);

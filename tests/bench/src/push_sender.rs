@@ -27,7 +27,8 @@ const SIDE_BY_SIDE: usize = 64;
 const STREAMS: usize = 4;
 /// Devices that are sent to in turn, as many as h2load has addresses.
 const DEVICES: u64 = 1000;
-const LOOK: Duration = Duration::from_millis(5);
+/// A look goes through all that waits.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What is sent where.
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,7 +49,6 @@ pub(crate) struct Task {
     /// Where the queue's files go.
     pub(crate) directory: PathBuf,
     /// False: straight to the sender, to see what the queue costs.
-    #[serde(default = "with_the_queue")]
     pub(crate) queued: bool,
 }
 
@@ -74,10 +74,6 @@ impl TokenGone for Nobody {
     fn token_gone(&self, _: Gone) -> Telling {
         Box::pin(std::future::ready(Verdict::Gone))
     }
-}
-
-fn with_the_queue() -> bool {
-    true
 }
 
 /// Does it and prints what it came to.

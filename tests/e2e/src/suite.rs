@@ -78,6 +78,13 @@ impl Suite {
         std::fs::read_to_string(self.directory.path().join("server.log")).unwrap_or_default()
     }
 
+    /// Its resident memory in KiB.
+    pub fn resident(&self) -> anyhow::Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().context("the server has ended")?))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+    }
+
     /// A subscriber's token; claims can be changed.
     pub fn token(&self, domain: &str, alias: &str, changed: &Value) -> anyhow::Result<String> {
         let mut claims = json!({ "aud": AUDIENCE, "preferred_username": alias });
@@ -87,9 +94,14 @@ impl Suite {
         self.sso.token(&format!("id-{alias}"), domain, &claims)
     }
 
+    /// An address from outside.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.public)
+    }
+
     /// A request; `None` as the token: without one.
     pub fn request(&self, method: &str, path: &str, token: Option<&str>) -> anyhow::Result<reqwest::RequestBuilder> {
-        let request = self.client.request(method.parse()?, format!("http://{}{path}", self.public));
+        let request = self.client.request(method.parse()?, self.url(path));
         Ok(match token {
             Some(token) => request.bearer_auth(token),
             None => request,

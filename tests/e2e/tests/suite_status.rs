@@ -216,6 +216,7 @@ async fn every_bad_request_gets_a_problem_that_says_what_to_do() -> anyhow::Resu
         ("GET", "/metrics", "", 404, "not_found"),
         ("GET", "/elph_status/metrics", "", 404, "not_found"),
         ("GET", "/elph_status/v1/../../metrics", "", 404, "not_found"),
+        ("GET", WATCH, "", 426, "upgrade_required"),
         ("POST", ME, "", 405, "method_not_allowed"),
         ("PUT", &choice, "{", 400, "invalid_request"),
         ("PUT", &choice, r#"{"choice":"asleep"}"#, 400, "invalid_request"),
