@@ -1,7 +1,15 @@
 //! The HTTP server: HTTP/1.1 and HTTP/2, with or without TLS, with bounds on everything a stranger can stretch: connections, handshakes,
 //! header fields, bodies, time. Certificates are replaced without touching open connections.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    path::PathBuf,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use axum::{
@@ -18,18 +26,18 @@ use elph_shell::{
     tls,
 };
 use futures_util::StreamExt;
+use hyper::server::conn::{http1, http2};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpListener,
     sync::Semaphore,
-    time::{Instant, timeout},
+    time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -49,6 +57,8 @@ const STREAMS: u32 = 128;
 /// Of a body that is too long so many times as much as is taken, and for so long.
 const READ_AWAY: usize = 8;
 const READ_AWAY_FOR: Duration = Duration::from_secs(5);
+/// What an HTTP/2 client says first (RFC 9113, 3.4).
+const PREFACE: usize = 24;
 /// A request's header fields together.
 const HEADERS: u32 = 32 * 1024;
 
@@ -277,7 +287,6 @@ pub async fn serve(
     drain: Duration,
 ) {
     let places = Arc::new(Semaphore::new(settings.max_connections));
-    let graceful = GracefulShutdown::new();
     let patience = settings.header_timeout.0;
     let connections = tokio_util::task::TaskTracker::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
@@ -286,7 +295,7 @@ pub async fn serve(
             Err(error) => {
                 // Out of files, most likely: whoever has some open will close them.
                 tracing::warn!(%error, "a connection could not be taken");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
@@ -294,15 +303,18 @@ pub async fn serve(
             metrics.refused.inc();
             continue;
         };
-        let (certificate, router, watcher) = (certificate.clone(), router.clone(), graceful.watcher());
+        let (certificate, router, stop) = (certificate.clone(), router.clone(), stop.clone());
         connections.spawn(async move {
             drop(stream.set_nodelay(true));
             let served = match certificate {
-                None => run(stream, address, router, patience, watcher).await,
+                None => run(stream, false, address, router, patience, stop).await.map_err(|error| error.to_string()),
                 Some(certificate) => {
                     let acceptor = tokio_rustls::TlsAcceptor::from(certificate.current.load_full());
                     match timeout(patience, acceptor.accept(stream)).await {
-                        Ok(Ok(stream)) => run(stream, address, router, patience, watcher).await,
+                        Ok(Ok(stream)) => {
+                            let second = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                            run(stream, second, address, router, patience, stop).await.map_err(|error| error.to_string())
+                        }
                         Ok(Err(error)) => Err(error.to_string()),
                         Err(_) => Err("the handshake took too long".to_owned()),
                     }
@@ -315,31 +327,89 @@ pub async fn serve(
         });
     }
     connections.close();
-    if timeout(drain, graceful.shutdown()).await.is_err() {
+    if timeout(drain, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "not every connection ended in time");
     }
 }
 
+/// HTTP/2 where TLS has agreed on it, HTTP/1.1 otherwise.
 async fn run(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    second: bool,
     address: SocketAddr,
     router: Router,
     patience: Duration,
-    watcher: hyper_util::server::graceful::Watcher,
-) -> Result<(), String> {
+    stop: CancellationToken,
+) -> Result<(), hyper::Error> {
     let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(ConnectInfo(address));
         request.map(Body::new)
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(HEADERS as usize);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(HEADERS)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20));
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
-    watcher.watch(connection.into_owned()).await.map_err(|error| error.to_string())
+    let service = TowerToHyperService::new(service);
+    if second {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(HEADERS)
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(20));
+        let stream = TokioIo::new(Prompt { stream, owed: PREFACE, late: Box::pin(sleep(patience)) });
+        let mut connection = pin!(builder.serve_connection(stream, service));
+        tokio::select! {
+            done = connection.as_mut() => return done,
+            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        return connection.await;
+    }
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(HEADERS as usize);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    tokio::select! {
+        done = connection.as_mut() => return done,
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+/// A stream whose first octets must come in time; hyper waits for HTTP/2's preface for ever.
+struct Prompt<S> {
+    stream: S,
+    /// Octets that have not come yet.
+    owed: usize,
+    late: Pin<Box<Sleep>>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prompt<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.owed = self.owed.saturating_sub(buffer.filled().len() - before);
+        if read.is_pending() && self.owed > 0 && self.late.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prompt<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, octets)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, octets)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
 }

@@ -1,5 +1,7 @@
 //! The program from outside: what is committed is up to date, and a wrong configuration is refused with its line.
 
+#![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
+
 use std::{
     path::Path,
     process::{Command, Output},

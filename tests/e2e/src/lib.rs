@@ -274,7 +274,7 @@ filter = "info"
     Ok(toml::to_string(&table)?)
 }
 
-fn merge(into: &mut toml::Table, from: toml::Table) {
+pub(crate) fn merge(into: &mut toml::Table, from: toml::Table) {
     for (key, value) in from {
         match (into.get_mut(&key), value) {
             (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),

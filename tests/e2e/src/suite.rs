@@ -43,11 +43,14 @@ impl Suite {
         std::fs::write(&keys, &sso.keys)?;
         let config = format!(
             "[[agents]]\naddress = \"unix:{}\"\ndomains = {domains:?}\n[http]\nlisten = \"127.0.0.1:0\"\ninternal_listen = \"127.0.0.1:0\"\n\
-             [[oidc.issuers]]\nissuer = \"{}\"\naudience = \"{AUDIENCE}\"\njwks_file = \"{}\"\n[log]\nformat = \"json\"\n{more}",
+             [[oidc.issuers]]\nissuer = \"{}\"\naudience = \"{AUDIENCE}\"\njwks_file = \"{}\"\n[log]\nformat = \"json\"\n",
             stack.directory.join("grpc.sock").display(),
             Sso::ISSUER,
             keys.display()
         );
+        let mut table: toml::Table = toml::from_str(&config)?;
+        crate::merge(&mut table, toml::from_str(more)?);
+        let config = toml::to_string(&table)?;
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
         let (child, public, internal) = launch(directory.path(), &config).await?;
@@ -64,13 +67,23 @@ impl Suite {
 
     /// Ends it with a signal.
     pub async fn end(&mut self, signal: Signal) -> anyhow::Result<()> {
-        let pid = self.child.id().context("the server has ended")?;
-        kill(Pid::from_raw(i32::try_from(pid)?), signal)?;
+        self.signal(signal)?;
         let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.context("the server did not end in time")??;
         if signal == Signal::SIGTERM && !status.success() {
             bail!("the server ended with {status}; its log:\n{}", self.log());
         }
         Ok(())
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = self.child.id().context("the server has ended")?;
+        Ok(kill(Pid::from_raw(i32::try_from(pid)?), signal)?)
+    }
+
+    /// The one port.
+    pub fn public(&self) -> SocketAddr {
+        self.public
     }
 
     /// Everything it has logged.

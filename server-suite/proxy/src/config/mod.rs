@@ -102,7 +102,8 @@ impl Config {
     fn unwise(&self) -> Vec<Problem> {
         let mut warnings = Vec::new();
         if !self.metrics.listen.ip().is_loopback() {
-            warnings.push(Problem::new("metrics.listen", "is not a loopback address; metrics and health are shown to whoever can reach it"));
+            warnings
+                .push(Problem::new("metrics.listen", "is not a loopback address; metrics and health are shown to whoever can reach it"));
         }
         if self.listen.hosts.is_empty() {
             warnings.push(Problem::new("listen.hosts", "is empty; requests for any host name are taken"));

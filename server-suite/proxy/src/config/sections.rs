@@ -194,14 +194,7 @@ impl Default for Limits {
 
 impl Default for Checks {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            interval: Span::seconds(5),
-            timeout: Span::seconds(2),
-            rise: 2,
-            fall: 2,
-            settle: Span::seconds(5),
-        }
+        Self { enabled: true, interval: Span::seconds(5), timeout: Span::seconds(2), rise: 2, fall: 2, settle: Span::seconds(5) }
     }
 }
 
@@ -255,7 +248,10 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     }
     for (index, host) in listen.hosts.iter().enumerate() {
         if !is_host(host) {
-            say(&format!("listen.hosts[{index}]"), "is no host name; must be letters, digits, dots and hyphens, such as \"elph.example.org\"");
+            say(
+                &format!("listen.hosts[{index}]"),
+                "is no host name; must be letters, digits, dots and hyphens, such as \"elph.example.org\"",
+            );
         }
     }
     for (index, resolver) in listen.resolvers.iter().enumerate() {

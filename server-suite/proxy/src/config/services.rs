@@ -149,7 +149,9 @@ pub(super) fn resolve(written: &[WrittenService], limits: &Limits, problems: &mu
             match Upstream::parse(text) {
                 Some(upstream) if upstreams.contains(&upstream) => say(&format!("upstreams[{at}]"), "is listed twice".to_owned()),
                 Some(upstream) => upstreams.push(upstream),
-                None => say(&format!("upstreams[{at}]"), "must be host:port, such as \"10.0.0.5:3011\" or \"[2001:db8::5]:3011\"".to_owned()),
+                None => {
+                    say(&format!("upstreams[{at}]"), "must be host:port, such as \"10.0.0.5:3011\" or \"[2001:db8::5]:3011\"".to_owned())
+                }
             }
         }
         match known {

@@ -16,7 +16,7 @@ pub(super) fn maps(out: &mut Text, services: &[Placed]) {
         out.line(r#""~^[^?]*/\.{1,2}(?:[/;?]|$)" 1;"#);
         out.line(r#""~*^[^?]*%(?:2e|2f|5c|25|0[0-9a-f]|1[0-9a-f]|7f)" 1;"#);
         out.line(r#""~*^[^?]*(?:;|%3b)[^/?]*\.\." 1;"#);
-        out.line(r#""~^[^?]*(?://|\\)" 1;"#);
+        out.line(r#""~^[^?]*(?://|\x5c)" 1;"#);
         out.line(r#""~^[^/]" 1;"#);
     });
     // The two lengths of a body that smuggled requests hide between (RFC 9112, 6.1).

@@ -110,13 +110,15 @@ fn passed(out: &mut Text, service: &Service, config: &Config) {
         out.line(format_args!("proxy_hide_header {hidden};"));
     }
     // What the client says of itself is replaced by what is known of it.
+    let usual = config.listen.addresses.iter().all(|address| address.port() == 443);
+    let host = if usual { "$host" } else { "$host:$server_port" };
     let known = [
-        ("Host", "$host"),
+        ("Host", host),
         ("X-Request-Id", "$request_id"),
         ("X-Real-IP", "$remote_addr"),
         ("X-Forwarded-For", "$remote_addr"),
         ("X-Forwarded-Proto", "$scheme"),
-        ("X-Forwarded-Host", "$host"),
+        ("X-Forwarded-Host", host),
         ("X-Forwarded-Port", "$server_port"),
     ];
     for (name, value) in known {

@@ -1,0 +1,7 @@
+//! The elph-proxy program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    elph_proxy::cli::main()
+}
