@@ -25,6 +25,8 @@ const PING: Duration = Duration::from_secs(25);
 const SILENT: Duration = Duration::from_secs(60);
 /// How long a message may take to be sent.
 const SEND: Duration = Duration::from_secs(10);
+/// Kept for each socket, for reading and for writing: most messages fit, and there are many sockets.
+const BUFFER: usize = 2048;
 /// A message from a client.
 const LONGEST: usize = 64 * 1024;
 
@@ -66,11 +68,17 @@ where
 {
     let left = i64::try_from(caller.expires_at).unwrap_or(i64::MAX).saturating_sub(Timestamp::now().as_second());
     let until = Instant::now() + Duration::from_secs(u64::try_from(left).unwrap_or(0).min(24 * 3600));
-    upgrade.max_message_size(LONGEST).max_frame_size(LONGEST).protocols([PROTOCOL]).on_upgrade(move |socket| {
-        let mut pings = interval(PING);
-        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        session(Live { socket, pings, heard: Instant::now(), until })
-    })
+    upgrade
+        .read_buffer_size(BUFFER)
+        .write_buffer_size(BUFFER)
+        .max_message_size(LONGEST)
+        .max_frame_size(LONGEST)
+        .protocols([PROTOCOL])
+        .on_upgrade(move |socket| {
+            let mut pings = interval(PING);
+            pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            session(Live { socket, pings, heard: Instant::now(), until })
+        })
 }
 
 // === impl Live ===

@@ -156,9 +156,8 @@ async fn answers(address: SocketAddr, host: &str, path: &str) -> bool {
     let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await else { return false };
     let request = http::Request::get(path).header("host", host).header("connection", "close").body(Empty::<bytes::Bytes>::new());
     let Ok(request) = request else { return false };
-    let asked = async { sender.send_request(request).await.is_ok_and(|answer| answer.status().is_success()) };
-    tokio::select! {
-        good = asked => good,
-        _ = connection => false,
-    }
+    // The sender goes with its answer, and the connection with the sender.
+    let asked = async move { sender.send_request(request).await.is_ok_and(|answer| answer.status().is_success()) };
+    let (good, _) = tokio::join!(asked, connection);
+    good
 }

@@ -35,6 +35,14 @@ const PROBLEMS: [(u16, u16, &str); 21] = [
     (507, 507, "Insufficient Storage"),
 ];
 
+/// Where those answers are made. Not named locations: nginx cannot go to one with a request whose path it could not read.
+pub(super) const PROBLEM: &str = "/.elph/problem/";
+
+/// Marks a path or body with two readings on its way to the answer. Never seen outside.
+pub(super) const AMBIGUOUS: u16 = 470;
+/// Marks a path that is never routed. Never seen outside.
+pub(super) const HIDDEN: u16 = 471;
+
 /// All servers that are reached from outside.
 pub(super) fn servers(out: &mut Text, input: &Input<'_>) {
     let Input { config, services, features, .. } = input;
@@ -147,19 +155,29 @@ fn always(out: &mut Text, listen: &Listen) {
 
 /// Where the door's own answers are made. A location with an `error_page` of its own must name them all again.
 pub(super) fn problems(out: &mut Text) {
-    for (code, _, _) in PROBLEMS {
-        out.line(format_args!("error_page {code} @problem_{code};"));
+    for (code, status, _) in PROBLEMS {
+        out.line(format_args!("error_page {code} ={status} {PROBLEM}{code};"));
     }
+    // These have a path, so they can go without a second look at it.
+    out.line(format_args!("error_page {AMBIGUOUS} =400 @ambiguous;"));
+    out.line(format_args!("error_page {HIDDEN} =404 @hidden;"));
 }
 
 fn problem_locations(out: &mut Text) {
     for (code, status, title) in PROBLEMS {
-        out.block(format_args!("location @problem_{code}"), |out| {
-            out.line("default_type application/problem+json;");
-            let body = format!(r#"{{"type":"about:blank","title":"{title}","status":{status},"request_id":"$request_id"}}"#);
-            out.line(format_args!("return {status} '{body}';"));
+        out.block(format_args!("location = {PROBLEM}{code}"), |out| {
+            out.line("internal;");
+            problem(out, status, title);
         });
     }
+    out.block("location @ambiguous", |out| problem(out, 400, "Bad Request"));
+    out.block("location @hidden", |out| problem(out, 404, "Not Found"));
+}
+
+fn problem(out: &mut Text, status: u16, title: &str) {
+    out.line("default_type application/problem+json;");
+    let body = format!(r#"{{"type":"about:blank","title":"{title}","status":{status},"request_id":"$request_id"}}"#);
+    out.line(format_args!("return {status} '{body}';"));
 }
 
 fn redirect(out: &mut Text, listen: &Listen) {
@@ -176,7 +194,7 @@ fn redirect(out: &mut Text, listen: &Listen) {
         out.block("server", |out| {
             only(out, true);
             out.line("server_name _;");
-            out.line(format_args!("set $elph_service {};", "redirect"));
+            out.line("set $elph_service redirect;");
             problems(out);
             problem_locations(out);
             out.block("location /", |out| out.line("return 421;"));

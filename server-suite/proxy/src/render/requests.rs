@@ -1,18 +1,21 @@
 //! What is decided about every request before it goes anywhere: bad ones, limits, and what is written about it.
 
-use super::{Placed, Text, time};
+use super::{Placed, Text, door, time};
 use crate::{config::Config, nginx::features::Features};
-
-/// Where the service's name is kept for the log.
-const NO_SERVICE: &str = "none";
 
 /// Maps that say which requests are refused, and what of the request's headers a service sees.
 pub(super) fn maps(out: &mut Text, services: &[Placed]) {
     // nginx routes by the decoded path with dots resolved, and passes on the path as it came. A service that reads the same path
     // in another way would be reached behind the door's back, so every path with two readings is refused: dot segments, also with
     // parameters; encoded dots, slashes, backslashes and percent signs; empty segments; backslashes; control characters.
-    out.block("map $request_uri $elph_ambiguous_path", |out| {
+    out.block("map $uri $elph_own", |out| {
+        out.line(r#"default "";"#);
+        out.line(format_args!(r#""~^{}" own;"#, quoted(door::PROBLEM)));
+    });
+    // On the way to an answer of the door's own nothing is judged: that would lose the answer.
+    out.block(r#"map "$elph_own$request_uri" $elph_ambiguous_path"#, |out| {
         out.line("default 0;");
+        out.line(r#""~^own" 0;"#);
         out.line(r#""~^[^?]*/\.{1,2}(?:[/;?]|$)" 1;"#);
         out.line(r#""~*^[^?]*%(?:2e|2f|5c|25|0[0-9a-f]|1[0-9a-f]|7f)" 1;"#);
         out.line(r#""~*^[^?]*(?:;|%3b)[^/?]*\.\." 1;"#);
@@ -20,8 +23,9 @@ pub(super) fn maps(out: &mut Text, services: &[Placed]) {
         out.line(r#""~^[^/]" 1;"#);
     });
     // The two lengths of a body that smuggled requests hide between (RFC 9112, 6.1).
-    out.block(r#"map "$server_protocol $http_content_length $http_transfer_encoding" $elph_ambiguous_body"#, |out| {
+    out.block(r#"map "$elph_own$server_protocol $http_content_length $http_transfer_encoding" $elph_ambiguous_body"#, |out| {
         out.line("default 0;");
+        out.line(r#""~^own" 0;"#);
         out.line(r#""~^[^ ]+ [^ ]+ .+" 1;"#);
         out.line(r#""~^HTTP/1\.0 [^ ]* .+" 1;"#);
     });
@@ -118,6 +122,8 @@ pub(super) fn log(out: &mut Text, config: &Config) {
         out.line("access_log off;");
         return;
     }
+    // Requests that go to no service have none.
+    out.line("uninitialized_variable_warn off;");
     let fields = [
         ("time", r#""$time_iso8601""#),
         ("service", r#""$elph_service""#),
@@ -146,12 +152,11 @@ pub(super) fn log(out: &mut Text, config: &Config) {
     }
 }
 
-/// What stands before the rules of a server: the variable of the log, and the refusals.
+/// What stands before the rules of a server: the refusals.
 pub(super) fn refusals(out: &mut Text) {
-    out.line(format_args!("set $elph_service {NO_SERVICE};"));
-    out.block("if ($elph_ambiguous_body)", |out| out.line("return 400;"));
-    out.block("if ($elph_ambiguous_path)", |out| out.line("return 400;"));
-    out.block("if ($elph_hidden)", |out| out.line("return 404;"));
+    out.block("if ($elph_ambiguous_body)", |out| out.line(format_args!("return {};", door::AMBIGUOUS)));
+    out.block("if ($elph_ambiguous_path)", |out| out.line(format_args!("return {};", door::AMBIGUOUS)));
+    out.block("if ($elph_hidden)", |out| out.line(format_args!("return {};", door::HIDDEN)));
 }
 
 /// A path inside a regular expression.
