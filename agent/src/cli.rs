@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -13,7 +13,10 @@ use std::{
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use ecss_switch::{Dialect, Domain, link::LinkKind, link::Tap};
-use elph_shell::logs;
+use elph_shell::{
+    logs,
+    out::{complain, complained, print, say},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -345,12 +348,6 @@ fn dialect_of(args: &ReplayArgs) -> Result<(Dialect, Option<Domain>), String> {
     Ok((Dialect::with_overrides(&args.dialect, &overrides).map_err(|error| error.to_string())?, None))
 }
 
-/// Progress, to standard error.
-fn say(text: &str) {
-    // Nobody is left to be told when standard error is closed.
-    let _ = writeln!(io::stderr().lock(), "{text}");
-}
-
 fn run(args: &Run) -> ExitCode {
     let file = &args.file;
     let loaded = match Config::load(&file.config) {
@@ -451,23 +448,4 @@ fn man(directory: Option<&Path>) -> ExitCode {
         Ok(()) => print(&String::from_utf8_lossy(&page)),
         Err(error) => complain(&error.to_string(), 70),
     }
-}
-
-/// A closed pipe (`| head`) is no failure of ours.
-fn print(text: &str) -> ExitCode {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(74),
-        _ => ExitCode::SUCCESS,
-    }
-}
-
-fn complain(text: &str, code: u8) -> ExitCode {
-    complained(text, ExitCode::from(code))
-}
-
-fn complained(text: &str, code: ExitCode) -> ExitCode {
-    // Nobody is left to be told when standard error is closed.
-    let _ = writeln!(io::stderr().lock(), "{text}");
-    code
 }

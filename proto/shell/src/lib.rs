@@ -6,6 +6,7 @@ pub mod journald;
 pub mod logs;
 pub mod notify;
 pub mod oidc;
+pub mod out;
 pub mod tls;
 pub mod tokens;
 

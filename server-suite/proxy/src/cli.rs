@@ -1,14 +1,14 @@
 //! The command line. Exit codes are sysexits(3)'s: 64 for a wrong command line or configuration, 69 for what cannot be had.
 
-use std::{
-    io::{self, Write},
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use elph_shell::{config::Refused, logs, told};
+use elph_shell::{
+    config::Refused,
+    logs,
+    out::{complain, print},
+    told,
+};
 
 use crate::{
     config::{Config, Loaded},
@@ -195,19 +195,4 @@ fn difference(old: &str, fresh: &str) -> String {
         }
     }
     text
-}
-
-/// A closed pipe (`| head`) is no failure of ours.
-fn print(text: &str) -> ExitCode {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(74),
-        _ => ExitCode::SUCCESS,
-    }
-}
-
-fn complain(text: &str, code: u8) -> ExitCode {
-    // Nobody is left to be told when standard error is closed.
-    let _ = writeln!(io::stderr().lock(), "{text}");
-    ExitCode::from(code)
 }
