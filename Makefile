@@ -35,7 +35,7 @@ test: ## install what the tests need, then run all of them
 
 bench: ## measure against the stated figures and the rivals; writes target/bench/*.json
 	@packaging/dev-setup bench
-	$(CARGO) build --locked --release -p bench -p elph-agent -p elph-server -p ssw-sim
+	$(CARGO) build --locked --release -p bench -p elph-agent -p elph-server -p push-sim -p ssw-sim
 	$(BUILT)/release/bench $(ARGS)
 
 lint: ## formatting, clippy, licences and bans, the API definition, scripts
