@@ -36,7 +36,7 @@ pub struct DatabaseSettings {
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+enum Kind {
     /// A file.
     Sqlite,
     /// A server.
@@ -47,7 +47,6 @@ pub enum Kind {
 #[derive(Clone)]
 pub struct Database {
     pool: AnyPool,
-    kind: Kind,
 }
 
 /// Why the database cannot be used.
@@ -157,7 +156,7 @@ impl Database {
             .connect_with(options)
             .await
             .map_err(DatabaseError::Open)?;
-        Ok(Self { pool, kind })
+        Ok(Self { pool })
     }
 
     /// Brings a service's tables up to date. Whoever comes second waits; what is newer than this program is left alone.
@@ -171,11 +170,6 @@ impl Database {
     /// For queries.
     pub fn pool(&self) -> &AnyPool {
         &self.pool
-    }
-
-    /// Which it is.
-    pub fn kind(&self) -> Kind {
-        self.kind
     }
 
     /// Whether it answers.

@@ -218,6 +218,7 @@ impl Api {
     /// Changes what is written down: first on disk, then shown.
     async fn change(&self, caller: &Caller, change: impl Fn(&mut Person)) -> Result<Json<Me>, Problem> {
         let key = key(caller);
+        let _turn = self.store.turn(&key).await;
         let mut person = self.board.person(&key);
         change(&mut person);
         self.store.put(&key, &person).await?;
@@ -237,6 +238,7 @@ impl Api {
 
     /// The device has left. When it was the last one, that is when its user was last seen.
     async fn left(&self, key: &Key, id: &str) -> Result<(), Problem> {
+        let _turn = self.store.turn(key).await;
         let last = self.board.update(key, |person| {
             let was = person.devices.remove(id).is_some();
             if was && person.devices.is_empty() {

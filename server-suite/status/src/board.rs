@@ -140,13 +140,12 @@ impl Board {
     }
 
     /// Ends what is over; who must be written down.
-    fn expire(&self, now: Timestamp) -> Vec<(Key, Person)> {
+    fn expire(&self, now: Timestamp) -> Vec<Key> {
         let mut inner = self.inner.lock();
         let mut changed = Vec::new();
         while let Some((_, key)) = inner.due.first().filter(|(due, _)| *due <= now).cloned() {
             if inner.update(&key, now, |person| person.expire(now)) {
-                let person = inner.people.get(&key).map(|entry| entry.person.clone()).unwrap_or_default();
-                changed.push((key, person));
+                changed.push(key);
             }
         }
         changed
@@ -160,8 +159,9 @@ impl Board {
 /// Ends notes, choices and devices in time, until `stop`.
 pub(crate) async fn expire(board: Arc<Board>, store: Store, stop: CancellationToken) {
     loop {
-        for (key, person) in board.expire(Timestamp::now()) {
-            if let Err(error) = store.put(&key, &person).await {
+        for key in board.expire(Timestamp::now()) {
+            let _turn = store.turn(&key).await;
+            if let Err(error) = store.put(&key, &board.person(&key)).await {
                 tracing::warn!(%error, "what has ended could not be written down");
             }
         }

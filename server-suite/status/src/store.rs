@@ -1,13 +1,22 @@
 //! What people have chosen, in the database. One set of SQL for SQLite and PostgreSQL.
 
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
 use elph_kit::database::{Database, DatabaseError};
 use jiff::Timestamp;
 use sqlx::{AnyPool, Row, any::AnyRow, migrate::Migrator};
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     board::Key,
     service::{Choice, Note, Person},
 };
+
+/// People who share a turn wait for each other: some of many.
+const TURNS: usize = 64;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -15,13 +24,24 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 #[derive(Clone)]
 pub struct Store {
     pool: AnyPool,
+    /// Whoever reads a person to write it has the person's turn: what two change at once is not lost.
+    turns: Arc<[Mutex<()>; TURNS]>,
 }
 
 impl Store {
     /// Brings the table up to date.
     pub async fn open(database: &Database) -> Result<Self, DatabaseError> {
         database.migrate("status", &MIGRATIONS).await?;
-        Ok(Self { pool: database.pool().clone() })
+        Ok(Self { pool: database.pool().clone(), turns: Arc::new([const { Mutex::const_new(()) }; TURNS]) })
+    }
+
+    /// Waits for a person's turn; it is over when the guard is dropped.
+    pub async fn turn(&self, key: &Key) -> MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let [first, ..] = &*self.turns;
+        let place = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or(0);
+        self.turns.get(place).unwrap_or(first).lock().await
     }
 
     /// Everybody who has chosen something or was seen.

@@ -81,7 +81,20 @@ async fn what_people_chose_outlives_a_crash_of_the_server_on_both_databases() ->
         ensure!(status == 204, "{status}");
         let (_, before) = suite.ask(me, "GET", ME, None).await?;
         ensure!(before["status"]["last_seen"].is_string() && before["choice"] == "away", "{before}");
+        // Two changes at once are both written down.
+        let (choice, note) = (format!("{ME}/choice"), format!("{ME}/note"));
+        for number in 0..20 {
+            let text = format!("{number}");
+            let both = tokio::try_join!(
+                suite.ask((&domain, "1007"), "PUT", &choice, Some(json!({ "choice": if number % 2 == 0 { "away" } else { "invisible" } }))),
+                suite.ask((&domain, "1007"), "PUT", &note, Some(json!({ "text": text }))),
+            )?;
+            ensure!((both.0.0, both.1.0) == (200, 200), "{both:?}");
+        }
+        let (_, other) = suite.ask((&domain, "1007"), "GET", ME, None).await?;
         suite.restart(Signal::SIGKILL).await?;
+        let (_, restored) = suite.ask((&domain, "1007"), "GET", ME, None).await?;
+        ensure!(other == restored && restored["choice"] == "invisible" && restored["status"]["note"]["text"] == "19", "{restored}");
         let (_, after) = suite.ask(me, "GET", ME, None).await?;
         // The database has milliseconds.
         let whole = |value: &Value| {

@@ -17,8 +17,6 @@ pub struct Features {
     pub hybrid_key_exchange: bool,
     /// `keepalive_timeout` and `keepalive_requests` in `upstream`: 1.15.3.
     pub upstream_keepalive_timeout: bool,
-    /// `limit_req … delay=`: 1.15.7. Not used by us, it tells old from new in `doctor`.
-    pub limit_req_delay: bool,
     /// `ssl_reject_handshake`: 1.19.4.
     pub reject_handshake: bool,
     /// `-e` names the error log of the start: 1.19.5.
@@ -27,8 +25,6 @@ pub struct Features {
     pub http2_shares_limits: bool,
     /// `keepalive_time`: 1.19.10.
     pub keepalive_time: bool,
-    /// Refuses by itself `Content-Length` beside `Transfer-Encoding`, and header names with spaces: 1.21.1.
-    pub strict_requests: bool,
     /// `http2 on` instead of `listen … http2`: 1.25.1.
     pub http2_directive: bool,
     /// `keepalive_min_timeout`: idle connections are not closed at once when workers go: 1.27.4.
@@ -89,12 +85,10 @@ impl Features {
             tls13: since(1, 13, 0) && openssl_since(Version(1, 1, 1)),
             hybrid_key_exchange: openssl.is_some_and(|openssl| openssl >= Version(3, 5, 0)),
             upstream_keepalive_timeout: since(1, 15, 3),
-            limit_req_delay: since(1, 15, 7),
             reject_handshake: since(1, 19, 4),
             error_log_argument: since(1, 19, 5),
             http2_shares_limits: since(1, 19, 7),
             keepalive_time: since(1, 19, 10),
-            strict_requests: since(1, 21, 1),
             http2_directive: since(1, 25, 1),
             keepalive_min_timeout: since(1, 27, 4),
         }
