@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Problem, Span};
 
+/// Whom the suite's own tokens are for.
+pub const OWN_AUDIENCE: &str = "elph";
+
 /// Verification of access tokens (JWT, RFC 9068).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -31,7 +34,7 @@ pub struct Issuer {
     pub audience: String,
     /// A file with the issuer's keys (JWK set, RFC 7517).
     pub jwks_file: Option<PathBuf>,
-    /// An https address of the issuer's keys (JWK set).
+    /// An https address of the issuer's keys (JWK set). Without it and `jwks_file` the issuer is asked (OpenID Connect Discovery 1.0).
     pub jwks_url: Option<String>,
     /// PEM certificates of the authority to trust for `jwks_url`; the system's authorities when absent.
     pub ca_file: Option<PathBuf>,
@@ -81,6 +84,23 @@ impl Default for Oidc {
     }
 }
 
+impl Issuer {
+    /// One whose keys are in this program: the provider that is a part of it.
+    pub fn own(issuer: String, domain: &str) -> Self {
+        Self {
+            issuer,
+            audience: OWN_AUDIENCE.to_owned(),
+            jwks_file: None,
+            jwks_url: None,
+            ca_file: None,
+            domain: Some(domain.to_owned()),
+            domain_claim: domain_claim(),
+            roles_claim: roles_claim(),
+            algorithms: algorithms(),
+        }
+    }
+}
+
 impl Oidc {
     /// What their types cannot say.
     pub fn check(&self, problems: &mut Vec<Problem>) {
@@ -107,7 +127,10 @@ impl Oidc {
                 // Tests and an SSO on the same host.
                 (None, Some(url)) if url.starts_with("http://127.0.0.1:") || url.starts_with("http://[::1]:") => {}
                 (None, Some(_)) => say("jwks_url", "must begin with https://, since whoever changes the keys can be anyone"),
-                _ => say("jwks_url", "or jwks_file is needed, and only one of them"),
+                // The issuer itself says where they are.
+                (None, None) if issuer.issuer.starts_with("https://") || issuer.issuer.starts_with("http://127.0.0.1:") => {}
+                (None, None) => say("jwks_url", "or jwks_file is needed, or an issuer that begins with https:// and can be asked"),
+                (Some(_), Some(_)) => say("jwks_url", "and jwks_file are both set; only one of them is needed"),
             }
         }
     }

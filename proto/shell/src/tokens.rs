@@ -24,6 +24,8 @@ const TOKEN_LONGEST: usize = 16 * 1024;
 const KEYS_LONGEST: usize = 256 * 1024;
 /// How often an unknown `kid` may cause the keys to be fetched.
 const FETCH_INTERVAL: Duration = Duration::from_secs(30);
+/// How often keys of our own are looked at: they are in memory.
+const OWN_MAX_AGE: Duration = Duration::from_secs(30);
 /// For how many times their age limit keys still serve while the issuer cannot be reached.
 const STALE_FACTOR: u32 = 10;
 /// The longest name of a domain.
@@ -100,8 +102,20 @@ struct Trusted {
 
 enum Source {
     File(std::path::PathBuf),
-    Address { url: String, client: reqwest::Client },
+    Address {
+        url: String,
+        client: reqwest::Client,
+    },
+    /// The issuer's description says where they are.
+    Described {
+        client: reqwest::Client,
+    },
+    /// They are in this program.
+    Own(OwnKeys),
 }
+
+/// Shows the keys of an issuer that is a part of this program.
+pub type OwnKeys = Arc<dyn Fn() -> JwkSet + Send + Sync>;
 
 struct Fetched {
     set: JwkSet,
@@ -142,23 +156,25 @@ impl Tokens {
                     let client = client.map_err(|what| (format!("oidc.issuers[{index}].ca_file"), what))?;
                     Source::Address { url: url.clone(), client }
                 }
-                (None, None) => return Err((format!("oidc.issuers[{index}]"), "has no keys".to_owned())),
+                (None, None) => {
+                    let client = client(issuer.ca_file.as_deref(), oidc.keys_timeout.0);
+                    Source::Described { client: client.map_err(|what| (format!("oidc.issuers[{index}].ca_file"), what))? }
+                }
             };
-            issuers.push(Trusted {
-                issuer: issuer.clone(),
-                source,
-                max_age: oidc.keys_max_age.0,
-                keys: ArcSwapOption::empty(),
-                attempted: Mutex::new(None),
-            });
+            issuers.push(Trusted::new(issuer.clone(), source, oidc.keys_max_age.0));
         }
         Ok(Self { issuers, leeway: oidc.leeway.0 })
+    }
+
+    /// Trusts an issuer that is a part of this program.
+    pub fn trust(&mut self, issuer: Issuer, keys: OwnKeys) {
+        self.issuers.push(Trusted::new(issuer, Source::Own(keys), OWN_MAX_AGE));
     }
 
     /// Takes over keys that were fetched from the same addresses, so that a reload while an issuer is down locks nobody out. Keys in
     /// files are read anew.
     pub fn inherit(&self, before: &Self) {
-        for trusted in self.issuers.iter().filter(|trusted| matches!(trusted.source, Source::Address { .. })) {
+        for trusted in self.issuers.iter().filter(|trusted| matches!(trusted.source, Source::Address { .. } | Source::Described { .. })) {
             if let Some(old) = before.issuers.iter().find(|old| old.issuer == trusted.issuer) {
                 trusted.keys.store(old.keys.load_full());
             }
@@ -209,6 +225,10 @@ fn fault(kind: &ErrorKind) -> TokenError {
 // === impl Trusted ===
 
 impl Trusted {
+    fn new(issuer: Issuer, source: Source, max_age: Duration) -> Self {
+        Self { issuer, source, max_age, keys: ArcSwapOption::empty(), attempted: Mutex::new(None) }
+    }
+
     fn actor(&self, claims: &Map<String, Value>) -> Result<Actor, TokenError> {
         let subject = claims.get("sub").and_then(Value::as_str).filter(|subject| !subject.is_empty()).ok_or(TokenError::Claims)?;
         let domain = match &self.issuer.domain {
@@ -260,6 +280,11 @@ impl Trusted {
                 reading.unwrap_or_else(|_| Err("reading was cut short".to_owned()))
             }
             Source::Address { url, client } => fetch(client, url).await,
+            Source::Described { client } => match described(client, &self.issuer.issuer).await {
+                Ok(url) => fetch(client, &url).await,
+                Err(error) => Err(error),
+            },
+            Source::Own(keys) => Ok(keys()),
         };
         match fetched {
             Ok(set) => self.keys.store(Some(Arc::new(Fetched { set, at: Instant::now() }))),
@@ -313,7 +338,29 @@ fn parse_keys(bytes: &[u8]) -> Result<JwkSet, String> {
     if set.keys.is_empty() { Err("holds no key".to_owned()) } else { Ok(set) }
 }
 
+/// Where the issuer's keys are (OpenID Connect Discovery 1.0, 4).
+async fn described(client: &reqwest::Client, issuer: &str) -> Result<String, String> {
+    let body = body(client, &format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'))).await?;
+    let document: Map<String, Value> =
+        serde_json::from_slice(&body).map_err(|error| format!("the issuer's description is no JSON: {error}"))?;
+    let word = |name: &str| document.get(name).and_then(Value::as_str);
+    if word("issuer") != Some(issuer) {
+        return Err("the issuer's description is of another issuer".to_owned());
+    }
+    let url = word("jwks_uri").ok_or("the issuer's description has no jwks_uri")?;
+    // Whoever changes the keys on their way can be anyone.
+    if issuer.starts_with("https://") && !url.starts_with("https://") {
+        return Err("the issuer's jwks_uri does not begin with https://".to_owned());
+    }
+    Ok(url.to_owned())
+}
+
 async fn fetch(client: &reqwest::Client, url: &str) -> Result<JwkSet, String> {
+    let body = body(client, url).await?;
+    parse_keys(&body).map_err(|error| format!("the answer {error}"))
+}
+
+async fn body(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String> {
     let mut answer = client.get(url).send().await.map_err(|error| told(&error))?;
     if !answer.status().is_success() {
         return Err(format!("the issuer answered {}", answer.status().as_u16()));
@@ -325,7 +372,7 @@ async fn fetch(client: &reqwest::Client, url: &str) -> Result<JwkSet, String> {
             return Err(format!("the answer is longer than {KEYS_LONGEST} bytes"));
         }
     }
-    parse_keys(&body).map_err(|error| format!("the answer {error}"))
+    Ok(body)
 }
 
 fn client(ca_file: Option<&Path>, timeout: Duration) -> Result<reqwest::Client, String> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 use elph_shell::{
-    oidc::Oidc,
-    tokens::{Actor, TokenError, Tokens},
+    oidc::{Issuer, Oidc},
+    tokens::{Actor, OwnKeys, TokenError, Tokens},
 };
 
 use crate::{
@@ -43,6 +43,11 @@ impl Verifier {
     /// The trusted issuers. Fails with the key at fault and why.
     pub fn new(oidc: &Oidc) -> Result<Self, (String, String)> {
         Tokens::new(oidc).map(Self)
+    }
+
+    /// Trusts an issuer that is a part of this program.
+    pub fn trust(&mut self, issuer: Issuer, keys: OwnKeys) {
+        self.0.trust(issuer, keys);
     }
 
     /// Who a token is of.

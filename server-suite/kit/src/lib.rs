@@ -1,6 +1,7 @@
 //! What every service of the suite shares, once: errors, callers, limits, the database, the link to the switches' agents, live updates
 //! over WebSocket, and the HTTP server around it all. A service brings its rules, its SQL and its routes.
 
+pub mod bus;
 pub mod caller;
 pub mod database;
 pub mod input;
@@ -17,14 +18,16 @@ use std::sync::Arc;
 use axum::Router;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{bus::Bus, caller::Verifier, database::Database, limits::Limits, metrics::Metrics, switches::Switches};
 pub use self::{caller::Caller, problem::Problem};
-use self::{caller::Verifier, database::Database, limits::Limits, metrics::Metrics, switches::Switches};
 
 /// What a service is given.
 #[derive(Clone)]
 pub struct Kit {
     /// The database.
     pub database: Database,
+    /// Events between services and copies.
+    pub bus: Bus,
     /// The agents of the switches, by domain.
     pub switches: Arc<Switches>,
     /// Who callers are.

@@ -17,6 +17,8 @@ use utoipa::{
     },
 };
 
+use crate::bus::PublishError;
+
 /// Why a request was not served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Problem {
@@ -218,6 +220,15 @@ impl From<sqlx::Error> for Problem {
                 Self::new(Code::Unavailable, "the database cannot be reached at the moment; try again")
             }
             other => Self::internal(&other),
+        }
+    }
+}
+
+impl From<PublishError> for Problem {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Database(error) => error.into(),
+            unfit @ PublishError::Unfit(_) => Self::internal(&unfit),
         }
     }
 }

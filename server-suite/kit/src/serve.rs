@@ -180,13 +180,14 @@ pub fn public(kit: &Kit, settings: &HttpSettings, services: Vec<Service>) -> Rou
 /// Metrics and health, for the inside.
 pub fn internal(kit: &Kit) -> Router {
     let (metrics, database, stop) = (kit.metrics.clone(), kit.database.clone(), kit.stop.clone());
-    let switches = kit.switches.clone();
+    let (switches, bus) = (kit.switches.clone(), kit.bus.clone());
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route(
             "/readyz",
             get(async move || {
                 let mut reasons = switches.reasons();
+                reasons.extend(bus.reasons());
                 if let Err(error) = database.answers().await {
                     reasons.push(format!("database: {}", elph_shell::told(&error)));
                 }

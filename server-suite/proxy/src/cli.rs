@@ -54,7 +54,13 @@ enum Command {
     /// Run nginx and look after it.
     Run(ConfigFile),
     /// Look at configuration, nginx, certificate and copies, and say what to mend.
-    Doctor(ConfigFile),
+    Doctor {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Look at the configuration.
     Config {
         #[command(subcommand)]
@@ -104,10 +110,10 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(file) => start(&file),
-        Command::Doctor(file) => with(&file, async |loaded| {
-            let (well, text) = doctor::examine(&loaded).await;
-            let printed = print(&text);
-            Ok(if well { printed } else { ExitCode::from(1) })
+        Command::Doctor { file, json } => with(&file, async |loaded| {
+            let report = doctor::examine(&loaded).await;
+            let printed = print(&if json { report.to_json() } else { report.to_string() });
+            Ok(if report.is_well() { printed } else { ExitCode::from(1) })
         }),
         Command::Config { command: ConfigCommand::Check(file) } => with(&file, async |loaded| {
             let name = file.config.display().to_string();

@@ -1,12 +1,15 @@
-//! What an operator would look at: files, certificate, nginx's version and modules, `nginx -t`, and every copy.
+//! What an operator would look at, and what to do about it: configuration and files, certificate, the authority, nginx's version and
+//! modules, `nginx -t`, open files, addresses, every copy.
 
 use std::fmt::Write as _;
 
 use elph_shell::{config::Refused, told};
+use serde::Serialize;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
-    config::Loaded,
+    acme,
+    config::{Challenge, Loaded},
     nginx,
     render::Files,
     run::{features, rendered},
@@ -15,70 +18,198 @@ use crate::{
 /// A certificate that expires sooner than this is to be renewed.
 const SOON_S: i64 = 14 * 86_400;
 
-/// Whether all is well, and what was seen.
-pub(crate) async fn examine(loaded: &Loaded) -> (bool, String) {
-    let mut report = Report { well: true, text: String::new() };
+/// How it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Mark {
+    Well,
+    Know,
+    Wrong,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    mark: Mark,
+    what: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+}
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub(crate) struct Report(Vec<Finding>);
+
+/// Looks at everything. The time it takes is bounded.
+pub(crate) async fn examine(loaded: &Loaded) -> Report {
+    let mut report = Report::default();
     let file = loaded.path.display().to_string();
-    report.say("well ", &format!("{file} is read and every key is known"));
+    report.well(format!("{file} is read and every key is known"));
     for line in Refused::lines(&file, &loaded.warnings) {
-        report.say("know ", &line);
+        report.know(line, "change the key, or leave it if that is what you want");
     }
     for line in Refused::lines(&file, &loaded.unreadable()) {
-        report.say("WRONG", &line);
+        report.wrong(line, "put the file there, readable for the user that elph-proxy runs as");
     }
     certificate(&mut report, loaded);
-    match features(&loaded.config).await {
-        Err(error) => report.say("WRONG", &told(&error)),
-        Ok(features) => {
-            report.say("well ", &format!("nginx {} can be used", features.version));
-            let text = rendered(loaded, features).await;
-            let mut files = Files::of(&loaded.config.nginx.directory);
-            // Not the running proxy's candidate.
-            files.candidate.set_extension("doctor");
-            let tested = match nginx::write_candidate(&files, &text) {
-                Ok(()) => nginx::test(&loaded.config.nginx, features, &files.candidate).await,
-                Err(error) => Err(error),
-            };
-            let _ = std::fs::remove_file(&files.candidate);
-            match tested {
-                Ok(()) => report.say("well ", "nginx takes the rendered configuration"),
-                Err(error) => report.say("WRONG", &told(&error)),
-            }
-        }
-    }
+    authority(&mut report, loaded).await;
+    nginx(&mut report, loaded).await;
+    addresses(&mut report, loaded).await;
+    open_files(&mut report, loaded);
     for service in &loaded.services {
         for upstream in &service.upstreams {
             let deadline = loaded.config.checks.timeout.0;
+            let name = format!("{} {upstream}", service.name);
+            let advice = format!("start it, correct services.upstreams, or take '{}' out of [[services]]", service.name);
             match timeout(deadline, TcpStream::connect((upstream.host.as_str(), upstream.port))).await {
-                Ok(Ok(_)) => report.say("well ", &format!("{} {upstream} takes connections", service.name)),
-                Ok(Err(error)) => report.say("WRONG", &format!("{} {upstream} takes no connection: {error}", service.name)),
-                Err(_) => report.say("WRONG", &format!("{} {upstream} takes no connection in time", service.name)),
+                Ok(Ok(_)) => report.well(format!("{name} takes connections")),
+                Ok(Err(error)) => report.wrong(format!("{name} takes no connection: {error}"), &advice),
+                Err(_) => report.wrong(format!("{name} takes no connection within {}", loaded.config.checks.timeout), &advice),
             }
         }
     }
-    (report.well, report.text)
+    report
 }
 
 fn certificate(report: &mut Report, loaded: &Loaded) {
-    let chain = elph_shell::tls::certificates(&loaded.config.listen.certificate_file).unwrap_or_default();
+    let config = &loaded.config;
+    let file = config.certificate_files().0;
+    if config.acme.enabled() && !file.exists() {
+        return report.know(format!("{} is not there yet", file.display()), "start elph-proxy: it orders a certificate at once");
+    }
+    // That it cannot be read was said already.
+    let chain = elph_shell::tls::certificates(&file).unwrap_or_default();
     let Some(expiry) = chain.first().and_then(elph_shell::tls::expiry) else { return };
     let Ok(at) = jiff::Timestamp::from_second(expiry) else { return };
-    let left = expiry.saturating_sub(jiff::Timestamp::now().as_second());
-    match left {
-        ..=0 => report.say("WRONG", &format!("the certificate has expired at {at}")),
-        1..SOON_S => report.say("know ", &format!("the certificate expires soon, at {at}")),
-        _ => report.say("well ", &format!("the certificate is valid until {at}")),
+    let renew = if config.acme.enabled() {
+        "see in the log why the authority gives no new one (elph_proxy_acme_orders_total{outcome=\"failed\"})"
+    } else {
+        "put a new certificate and key into listen.certificate_file and listen.key_file; they are taken over while running"
+    };
+    match expiry.saturating_sub(jiff::Timestamp::now().as_second()) {
+        ..=0 => report.wrong(format!("the certificate has expired at {at}"), renew),
+        1..SOON_S => report.know(format!("the certificate expires soon, at {at}"), renew),
+        _ => report.well(format!("the certificate is valid until {at}")),
     }
 }
 
-struct Report {
-    well: bool,
-    text: String,
+async fn authority(report: &mut Report, loaded: &Loaded) {
+    use std::os::unix::fs::PermissionsExt;
+    let acme = &loaded.config.acme;
+    if !acme.enabled() {
+        return;
+    }
+    match acme::reach(acme).await {
+        Ok(()) => report.well(format!("{} answers", acme.directory)),
+        Err(error) => report.wrong(
+            format!("{}: {}", acme.directory, told(&error)),
+            "correct acme.directory, let this host out to it, and name its own authorities in acme.ca_file if it has any",
+        ),
+    }
+    if acme.challenge == Challenge::Dns && std::fs::metadata(&acme.hook).is_ok_and(|file| file.permissions().mode() & 0o111 == 0) {
+        report.wrong(format!("{} cannot be executed", acme.hook.display()), "chmod +x");
+    }
+    if let Err(error) = std::fs::metadata(&acme.state) {
+        report.know(format!("{}: {error}", acme.state.display()), "it is made by the first start, if its parent can be written");
+    }
 }
 
+async fn nginx(report: &mut Report, loaded: &Loaded) {
+    let features = match features(&loaded.config).await {
+        Ok(features) => features,
+        Err(error) => return report.wrong(told(&error), "install nginx 1.14 or newer with those modules, and name it in nginx.binary"),
+    };
+    report.well(format!("nginx {} can be used", features.version));
+    if loaded.config.acme.enabled() && !loaded.config.certificate_files().0.exists() {
+        return report.know("nginx -t was left out".to_owned(), "look again when there is a certificate");
+    }
+    let text = rendered(loaded, features.clone()).await;
+    let mut files = Files::of(&loaded.config.nginx.directory);
+    // Not the running proxy's candidate.
+    files.candidate.set_extension("doctor");
+    let tested = match nginx::write_candidate(&files, &text) {
+        Ok(()) => nginx::test(&loaded.config.nginx, &features, &files.candidate).await,
+        Err(error) => Err(error),
+    };
+    let _ = std::fs::remove_file(&files.candidate);
+    match tested {
+        Ok(()) => report.well("nginx takes the rendered configuration".to_owned()),
+        Err(error) => report.wrong(
+            told(&error),
+            "run this as the user that elph-proxy runs as; if it still stands, correct what nginx names in proxy.toml",
+        ),
+    }
+}
+
+/// Whether the door can be opened, or is open already.
+async fn addresses(report: &mut Report, loaded: &Loaded) {
+    let listen = &loaded.config.listen;
+    for address in listen.addresses.iter().chain(&listen.redirect).chain([&loaded.config.metrics.listen]) {
+        match tokio::net::TcpListener::bind(address).await {
+            Ok(_) => report.well(format!("{address} is free")),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                report.know(format!("{address} is in use"), "by elph-proxy if it runs; otherwise stop who has it: ss -ltnp");
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                report.know(format!("{address} may not be opened by this user"), "the unit gives CAP_NET_BIND_SERVICE; look as root");
+            }
+            Err(error) => report.wrong(format!("{address} cannot be opened: {error}"), "name an address that this host has"),
+        }
+    }
+}
+
+fn open_files(report: &mut Report, loaded: &Loaded) {
+    let wanted = u64::from(loaded.config.nginx.connections) + 1024;
+    let Ok((_, most)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) else { return };
+    if most >= wanted {
+        report.well(format!("{most} files may be open, nginx.connections wants {wanted}"));
+    } else {
+        let advice = format!("LimitNOFILE={wanted} in the unit, ulimit -Hn {wanted} here, or a smaller nginx.connections");
+        report.know(format!("only {most} files may be open, nginx.connections wants {wanted}"), &advice);
+    }
+}
+
+// === impl Report ===
+
 impl Report {
-    fn say(&mut self, mark: &str, text: &str) {
-        self.well &= mark != "WRONG";
-        let _ = writeln!(self.text, "{mark} {text}");
+    /// Nothing is to be mended.
+    pub(crate) fn is_well(&self) -> bool {
+        !self.0.iter().any(|finding| finding.mark == Mark::Wrong)
+    }
+
+    pub(crate) fn to_json(&self) -> String {
+        let report = serde_json::json!({ "well": self.is_well(), "findings": self.0 });
+        format!("{report:#}\n")
+    }
+
+    fn well(&mut self, what: String) {
+        self.0.push(Finding { mark: Mark::Well, what, advice: None });
+    }
+
+    fn know(&mut self, what: String, advice: &str) {
+        self.0.push(Finding { mark: Mark::Know, what, advice: Some(advice.to_owned()) });
+    }
+
+    fn wrong(&mut self, what: String, advice: &str) {
+        self.0.push(Finding { mark: Mark::Wrong, what, advice: Some(advice.to_owned()) });
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = String::new();
+        for Finding { mark, what, advice } in &self.0 {
+            let mark = match mark {
+                Mark::Well => "well ",
+                Mark::Know => "know ",
+                Mark::Wrong => "WRONG",
+            };
+            let _ = writeln!(text, "{mark} {what}");
+            if let Some(advice) = advice {
+                let _ = writeln!(text, "      -> {advice}");
+            }
+        }
+        f.write_str(&text)
     }
 }

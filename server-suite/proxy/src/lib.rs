@@ -6,6 +6,8 @@ pub mod config;
 pub mod nginx;
 pub mod render;
 
+mod acme;
+mod counts;
 mod doctor;
 mod health;
 mod metrics;

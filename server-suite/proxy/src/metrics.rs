@@ -19,6 +19,9 @@ pub(crate) struct Metrics {
     pub(crate) reloads: Family<Labels, Counter>,
     pub(crate) restarts: Counter,
     pub(crate) certificate_expiry: Gauge,
+    pub(crate) acme_orders: Family<Labels, Counter>,
+    pub(crate) served: Family<Labels, Counter>,
+    pub(crate) unread: Counter,
     nginx_up: Gauge,
     connections: Family<Labels, Gauge>,
     accepted: Gauge,
@@ -40,6 +43,9 @@ impl Metrics {
             reloads: Family::default(),
             restarts: Counter::default(),
             certificate_expiry: Gauge::default(),
+            acme_orders: Family::default(),
+            served: Family::default(),
+            unread: Counter::default(),
             nginx_up: Gauge::default(),
             connections: Family::default(),
             accepted: Gauge::default(),
@@ -54,6 +60,11 @@ impl Metrics {
         registry.register("elph_proxy_nginx_restarts", "Times nginx had ended by itself and was started again", metrics.restarts.clone());
         let expiry = "When the certificate expires, since 1970";
         registry.register_with_unit("elph_proxy_certificate_expiry", expiry, Unit::Seconds, metrics.certificate_expiry.clone());
+        registry.register("elph_proxy_acme_orders", "Certificates ordered, by outcome", metrics.acme_orders.clone());
+        let served = "Requests in the access log, by service and class of status";
+        registry.register("elph_proxy_service_requests", served, metrics.served.clone());
+        let unread = "Bytes of the access log that were not counted: the reader was too far behind";
+        registry.register_with_unit("elph_proxy_access_log_unread", unread, Unit::Bytes, metrics.unread.clone());
         registry.register("elph_proxy_nginx_up", "Whether nginx answers on its status socket", metrics.nginx_up.clone());
         registry.register("elph_proxy_connections", "Connections of clients, by state", metrics.connections.clone());
         let accepted = "Connections of clients that were accepted since nginx began";

@@ -1,7 +1,13 @@
 //! From a valid configuration to a running nginx and back: start, reload on SIGHUP, on a replaced certificate and when copies change,
 //! start again when nginx has ended by itself, drain on SIGTERM, and stop at once on the second.
 
-use std::{io, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use elph_shell::{
@@ -14,15 +20,21 @@ use sha2::{Digest, Sha256};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    acme::{self, Ask, Keeper},
     config::{Config, Loaded},
+    counts,
     health::Health,
     metrics::{Metrics, labels},
-    nginx::{self, NginxError, Running, features::Features, features::OLDEST},
+    nginx::{
+        self, NginxError, Running,
+        features::{Features, OLDEST, Stream},
+    },
     render::{self, Files, Input},
     serve::{self, Shown},
 };
@@ -51,6 +63,9 @@ pub enum Failure {
     /// nginx refuses the configuration.
     #[error(transparent)]
     Nginx(#[from] NginxError),
+    /// There is no certificate to start with.
+    #[error("{0}")]
+    Certificate(String),
     /// This nginx cannot be used.
     #[error("this nginx cannot be used: {0}")]
     Unfit(String),
@@ -61,7 +76,7 @@ impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Config(_) | Self::Nginx(NginxError::Refused { .. }) => 64,
-            Self::Unavailable { .. } | Self::Log(_) | Self::Nginx(_) | Self::Unfit(_) => 69,
+            Self::Unavailable { .. } | Self::Log(_) | Self::Nginx(_) | Self::Certificate(_) | Self::Unfit(_) => 69,
         })
     }
 }
@@ -78,7 +93,17 @@ pub async fn features(config: &Config) -> Result<Features, Failure> {
     if !build.missing.is_empty() {
         return Err(Failure::Unfit(format!("it was built without {}", build.missing.join(", "))));
     }
+    splits_connections(config, &build.features)?;
     Ok(build.features)
+}
+
+/// TLS-ALPN-01 needs the stream module.
+fn splits_connections(config: &Config, features: &Features) -> Result<(), Failure> {
+    if config.acme.splits_connections() && features.stream == Stream::Missing {
+        let what = "it has no stream module, which acme.challenge = \"tls_alpn\" needs; install it (libnginx-mod-stream), or use \"dns\"";
+        return Err(Failure::Unfit(what.to_owned()));
+    }
+    Ok(())
 }
 
 /// Renders a configuration as it would be at the start.
@@ -86,7 +111,7 @@ pub async fn rendered(loaded: &Loaded, features: Features) -> String {
     let health = Health::default();
     health.look_up(&loaded.services).await;
     let services = health.placed(&loaded.services);
-    render::render(&Input { config: &loaded.config, services: &services, features, generation: 0 })
+    render::render(&Input { config: &loaded.config, services: &services, features, challenging: false, generation: 0 })
 }
 
 struct Supervisor {
@@ -96,6 +121,12 @@ struct Supervisor {
     metrics: Arc<Metrics>,
     services: Arc<ArcSwap<Vec<crate::config::Service>>>,
     generation: u64,
+    /// The ACME server is expected.
+    challenging: bool,
+    asks: mpsc::Sender<Ask>,
+    keeping: CancellationToken,
+    /// The access log that is written.
+    log: watch::Sender<Option<PathBuf>>,
     /// The text in force as of generation 0, and the certificate's digest.
     in_force: (String, Option<[u8; 32]>),
     watching: CancellationToken,
@@ -118,6 +149,8 @@ pub async fn run(loaded: Loaded, log: LogHandle) -> Result<(), Failure> {
     let (metrics, health, draining, stop) =
         (Arc::new(Metrics::new()), Health::default(), CancellationToken::new(), CancellationToken::new());
     let services = Arc::new(ArcSwap::from_pointee(loaded.services.clone()));
+    let (asks, mut asked) = mpsc::channel(4);
+    let version = features.version;
     let mut supervisor = Supervisor {
         loaded,
         features,
@@ -125,6 +158,10 @@ pub async fn run(loaded: Loaded, log: LogHandle) -> Result<(), Failure> {
         metrics: metrics.clone(),
         services: services.clone(),
         generation: 1,
+        challenging: false,
+        asks,
+        keeping: CancellationToken::new(),
+        log: watch::channel(None).0,
         in_force: (String::new(), None),
         watching: CancellationToken::new(),
     };
@@ -132,10 +169,12 @@ pub async fn run(loaded: Loaded, log: LogHandle) -> Result<(), Failure> {
     nginx::end_leftover(&files).await;
     let mut running = supervisor.start().await?;
     supervisor.watch();
+    supervisor.keep_certificate();
+    let counting = tokio::spawn(counts::follow(services.clone(), supervisor.log.subscribe(), metrics.clone()));
     let shown = Shown { metrics, health: health.clone(), services, socket: files.status.clone(), draining: draining.clone() };
     let serving = tokio::spawn(serve::serve(listener, shown, stop.clone()));
     notify::tell(&[NotifyState::Ready]);
-    tracing::info!(nginx = %features.version, pid = running.pid(), metrics = %address, "started");
+    tracing::info!(nginx = %version, pid = running.pid(), metrics = %address, "started");
 
     let mut settled = Instant::now();
     let mut pause = Duration::from_millis(200);
@@ -154,12 +193,22 @@ pub async fn run(loaded: Loaded, log: LogHandle) -> Result<(), Failure> {
             () = health.changed.notified() => stale = true,
             () = sleep_until(settled), if stale => {
                 stale = false;
-                supervisor.bring_up_to_date(&mut running, "check").await;
+                let _logged = supervisor.bring_up_to_date(&mut running, "check").await;
                 settled = Instant::now() + supervisor.loaded.config.checks.settle.0;
             }
+            Some(ask) = asked.recv() => match ask {
+                Ask::Renewed => {
+                    let _logged = supervisor.bring_up_to_date(&mut running, "certificate").await;
+                }
+                Ask::Challenging(on, done) => {
+                    supervisor.challenging = on;
+                    // Who has asked may have gone meanwhile.
+                    let _ = done.send(supervisor.bring_up_to_date(&mut running, "challenge").await);
+                }
+            },
             () = sleep(look_at_certificate) => {
                 if supervisor.certificate().is_some_and(|digest| supervisor.in_force.1 != Some(digest)) {
-                    supervisor.bring_up_to_date(&mut running, "certificate").await;
+                    let _logged = supervisor.bring_up_to_date(&mut running, "certificate").await;
                 }
             }
             status = running.ended() => {
@@ -180,6 +229,7 @@ pub async fn run(loaded: Loaded, log: LogHandle) -> Result<(), Failure> {
     tracing::info!(deadline = ?drain, "draining");
     draining.cancel();
     supervisor.watching.cancel();
+    supervisor.keeping.cancel();
     let second = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -188,6 +238,7 @@ pub async fn run(loaded: Loaded, log: LogHandle) -> Result<(), Failure> {
     };
     running.stop(drain, second).await;
     stop.cancel();
+    counting.abort();
     let _ = serving.await;
     tracing::info!("stopped");
     Ok(())
@@ -196,30 +247,42 @@ pub async fn run(loaded: Loaded, log: LogHandle) -> Result<(), Failure> {
 impl Supervisor {
     fn text(&self, generation: u64) -> String {
         let services = self.health.placed(&self.loaded.services);
-        render::render(&Input { config: &self.loaded.config, services: &services, features: self.features, generation })
+        render::render(&Input {
+            config: &self.loaded.config,
+            services: &services,
+            features: self.features.clone(),
+            challenging: self.challenging,
+            generation,
+        })
     }
 
     async fn start(&mut self) -> Result<Running, Failure> {
-        let nginx = self.loaded.config.nginx.clone();
+        let config = &self.loaded.config;
+        if config.acme.enabled() {
+            acme::make_placeholder(&config.acme, config.certificate_names()).map_err(|error| Failure::Certificate(told(&error)))?;
+        }
+        let nginx = config.nginx.clone();
         self.prepare().await?;
         self.in_force = (self.text(0), self.certificate());
         self.expiry();
-        Ok(Running::start(&nginx, self.features, self.generation).await?)
+        let running = Running::start(&nginx, &self.features, self.generation).await?;
+        self.follow_log();
+        Ok(running)
     }
 
     /// Writes and tests the configuration, and puts it in place.
     async fn prepare(&self) -> Result<(), NginxError> {
         let files = Files::of(&self.loaded.config.nginx.directory);
         nginx::write_candidate(&files, &self.text(self.generation))?;
-        nginx::test(&self.loaded.config.nginx, self.features, &files.candidate).await?;
+        nginx::test(&self.loaded.config.nginx, &self.features, &files.candidate).await?;
         nginx::adopt_candidate(&files)
     }
 
-    /// Reloads nginx if what is in force is not what should be.
-    async fn bring_up_to_date(&mut self, running: &mut Running, cause: &'static str) {
+    /// Reloads nginx if what is in force is not what should be. Says why it is not.
+    async fn bring_up_to_date(&mut self, running: &mut Running, cause: &'static str) -> Result<(), String> {
         let wanted = (self.text(0), self.certificate());
         if wanted == self.in_force {
-            return;
+            return Ok(());
         }
         self.generation += 1;
         let begun = Instant::now();
@@ -230,18 +293,17 @@ impl Supervisor {
             }
             Err(error) => Err(error),
         };
-        let outcome = match done {
+        let outcome = done.map_err(|error| told(&error));
+        match &outcome {
             Ok(()) => {
                 tracing::info!(cause, milliseconds = begun.elapsed().as_millis(), "nginx reloaded");
                 self.expiry();
-                "applied"
             }
-            Err(error) => {
-                tracing::error!(cause, error = %told(&error), "what nginx refuses is not put in force, the old configuration stays");
-                "refused"
-            }
-        };
-        self.metrics.reloads.get_or_create(&labels([("cause", cause), ("outcome", outcome)])).inc();
+            Err(error) => tracing::error!(cause, error, "what nginx refuses is not put in force, the old configuration stays"),
+        }
+        let named = if outcome.is_ok() { "applied" } else { "refused" };
+        self.metrics.reloads.get_or_create(&labels([("cause", cause), ("outcome", named)])).inc();
+        outcome
     }
 
     /// SIGHUP. What is refused leaves everything as it was.
@@ -266,22 +328,52 @@ impl Supervisor {
         fresh.config.nginx.directory.clone_from(&nginx.directory);
         fresh.config.nginx.binary.clone_from(&nginx.binary);
         fresh.config.nginx.features.clone_from(&nginx.features);
+        if let Err(failure) = splits_connections(&fresh.config, &self.features) {
+            return refused(told(&failure));
+        }
+        if fresh.config.acme.enabled()
+            && let Err(error) = acme::make_placeholder(&fresh.config.acme, fresh.config.certificate_names())
+        {
+            return refused(told(&error));
+        }
         if let Err(error) = log.set_filter(&fresh.config.log.filter) {
             return refused(told(&error));
         }
         self.health.look_up(&fresh.services).await;
         let old = std::mem::replace(&mut self.loaded, fresh);
-        let before = self.in_force.clone();
-        let wanted = (self.text(0), self.certificate());
-        self.bring_up_to_date(running, "configuration").await;
-        if before != wanted && self.in_force == before {
+        if self.bring_up_to_date(running, "configuration").await.is_err() {
             self.loaded = old;
             self.health.look_up(&self.loaded.services).await;
             return;
         }
         tracing::info!(changed = ?changed, "configuration read anew");
         self.services.store(Arc::new(self.loaded.services.clone()));
+        self.follow_log();
         self.watch();
+        let (before, now) = (&old.config, &self.loaded.config);
+        if before.acme != now.acme || before.certificate_names() != now.certificate_names() {
+            // An order that is cut off here may have left nginx waiting for the authority.
+            self.challenging = false;
+            self.keep_certificate();
+            let _logged = self.bring_up_to_date(running, "challenge").await;
+        }
+    }
+
+    /// Orders certificates from now on as the configuration says.
+    fn keep_certificate(&mut self) {
+        self.keeping.cancel();
+        self.keeping = CancellationToken::new();
+        if !self.loaded.config.acme.enabled() {
+            return;
+        }
+        let keeper = Keeper::new(&self.loaded.config, self.metrics.clone(), self.asks.clone());
+        let keeping = self.keeping.clone();
+        tokio::spawn(async move { keeping.run_until_cancelled(Box::pin(keeper.keep())).await });
+    }
+
+    fn follow_log(&self) {
+        let log = &self.loaded.config.access_log;
+        self.log.send_replace(log.enabled.then(|| log.file.clone()));
     }
 
     /// Looks after the copies that are listed now.
@@ -292,14 +384,14 @@ impl Supervisor {
     }
 
     fn certificate(&self) -> Option<[u8; 32]> {
-        let listen = &self.loaded.config.listen;
+        let (certificate, key) = self.loaded.config.certificate_files();
         let digest = |path: &Path| elph_shell::config::read_bounded(path, 1 << 20).ok().map(Sha256::digest);
-        let both = [digest(&listen.certificate_file)?, digest(&listen.key_file)?].concat();
+        let both = [digest(&certificate)?, digest(&key)?].concat();
         Some(Sha256::digest(both).into())
     }
 
     fn expiry(&self) {
-        let chain = elph_shell::tls::certificates(&self.loaded.config.listen.certificate_file).unwrap_or_default();
+        let chain = elph_shell::tls::certificates(&self.loaded.config.certificate_files().0).unwrap_or_default();
         if let Some(expiry) = chain.first().and_then(elph_shell::tls::expiry) {
             self.metrics.certificate_expiry.set(expiry);
         }

@@ -11,6 +11,7 @@ use elph_shell::{
 };
 
 use crate::{
+    accounts::{self, AccountsCommand},
     config::{Config, Loaded},
     run::{self, Failure},
 };
@@ -67,6 +68,13 @@ enum Command {
         #[command(subcommand)]
         command: DbCommand,
     },
+    /// Look after the local accounts of the SSO.
+    Accounts {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(subcommand)]
+        command: AccountsCommand,
+    },
     /// Show a service's OpenAPI document.
     Openapi {
         /// Which.
@@ -100,7 +108,7 @@ enum DbCommand {
 #[derive(Debug, Args)]
 struct ConfigFile {
     /// The configuration file.
-    #[arg(long, short, env = "ELPH_SERVER_CONFIG", default_value = "/etc/elph-server/elph-server.toml")]
+    #[arg(long, short, env = "ELPH_SERVER_CONFIG", default_value = "/etc/elph-server/elph-server.toml", global = true)]
     config: PathBuf,
 }
 
@@ -118,6 +126,8 @@ struct Shown {
 pub enum Target {
     /// All of them.
     All,
+    /// Who somebody is: the OpenID Connect provider.
+    Sso,
     /// Who is there, away, in a call.
     Status,
 }
@@ -139,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Config { command: ConfigCommand::Dump(shown) } => dump(&shown),
         Command::Config { command: ConfigCommand::Schema } => print(&Config::schema()),
         Command::Db { command: DbCommand::Migrate(file) } => migrate(&file),
+        Command::Accounts { file, command } => see_to_accounts(&file, command),
         Command::Openapi { service } => openapi(service),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -229,9 +240,17 @@ fn migrate(file: &ConfigFile) -> ExitCode {
     }
 }
 
+fn see_to_accounts(file: &ConfigFile, command: AccountsCommand) -> ExitCode {
+    match (load(file), runtime()) {
+        (Ok(loaded), Ok(runtime)) => accounts::run(&loaded, &runtime, command),
+        (Err(code), _) | (_, Err(code)) => code,
+    }
+}
+
 fn openapi(service: Target) -> ExitCode {
     let document = match service {
         Target::All => return complain("name one service", 64),
+        Target::Sso => elph_sso::document(),
         Target::Status => elph_status::document(),
     };
     match document.to_pretty_json() {

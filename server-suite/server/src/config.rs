@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use elph_kit::{caller::Verifier, database::DatabaseSettings, limits::LimitSettings, serve::HttpSettings, switches::AgentSettings};
+use elph_kit::{
+    bus::BusSettings, caller::Verifier, database::DatabaseSettings, limits::LimitSettings, serve::HttpSettings, switches::AgentSettings,
+};
 use elph_shell::{
     config::{Problem, Refused, Span, Written, environment, read},
     logs::Log,
     oidc::Oidc,
 };
+use elph_sso::SsoSettings;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,12 +25,16 @@ pub struct Config {
     pub agents: Vec<AgentSettings>,
     /// Where everything is kept.
     pub database: DatabaseSettings,
+    /// How services and copies of the server tell each other what has happened.
+    pub bus: BusSettings,
     /// Where services are served.
     pub http: HttpSettings,
     /// How much each may ask.
     pub limits: LimitSettings,
-    /// Whose access tokens are accepted.
+    /// Whose access tokens are accepted, beside those of `[sso]`.
     pub oidc: Oidc,
+    /// The OpenID Connect provider. Without it people sign in elsewhere: name that issuer under `[oidc]`.
+    pub sso: Option<SsoSettings>,
     /// The log.
     pub log: Log,
     /// How the server stops.
@@ -83,12 +90,16 @@ impl Config {
         let mut problems = Vec::new();
         elph_kit::switches::check(&self.agents, &mut problems);
         self.database.check(&mut problems);
+        self.bus.check(&mut problems);
         self.http.check(&mut problems);
         self.oidc.check(&mut problems);
         self.log.check(&mut problems);
-        let domains: Vec<&String> = self.agents.iter().flat_map(|agent| &agent.domains).collect();
+        let domains: Vec<&str> = self.agents.iter().flat_map(|agent| &agent.domains).map(String::as_str).collect();
+        if let Some(sso) = &self.sso {
+            sso.check(&domains, &mut problems);
+        }
         for (index, issuer) in self.oidc.issuers.iter().enumerate() {
-            if let Some(domain) = issuer.domain.as_ref().filter(|domain| !domains.contains(domain)) {
+            if let Some(domain) = issuer.domain.as_deref().filter(|domain| !domains.contains(domain)) {
                 problems.push(Problem::new(format!("oidc.issuers[{index}].domain"), format!("is '{domain}', which no agent has")));
             }
         }
@@ -101,11 +112,14 @@ impl Config {
         if self.agents.is_empty() {
             say("agents", "is empty; nothing is known of any switch");
         }
-        if self.oidc.issuers.is_empty() {
-            say("oidc.issuers", "is empty; nobody can sign in");
+        if self.oidc.issuers.is_empty() && self.sso.is_none() {
+            say("oidc.issuers", "is empty, and there is no [sso]; nobody can sign in");
         }
         if self.http.certificate_file.is_none() && !self.http.listen.ip().is_loopback() {
             say("http.certificate_file", "is missing, and http.listen is no loopback address: tokens travel unencrypted");
+        }
+        if self.bus.is_open() {
+            say("bus.url", "is not encrypted; write amqps://");
         }
         if !self.http.internal_listen.ip().is_loopback() {
             say("http.internal_listen", "is not a loopback address; metrics and health are shown to whoever can reach it");
@@ -127,6 +141,9 @@ impl Loaded {
             problems.push(Problem::new(key, what));
         }
         if let Err((key, what)) = Verifier::new(&self.config.oidc) {
+            problems.push(Problem::new(key, what));
+        }
+        if let Some(Err((key, what))) = self.config.sso.as_ref().map(SsoSettings::read_secret) {
             problems.push(Problem::new(key, what));
         }
         self.written.locate(&mut problems);

@@ -1,5 +1,6 @@
 //! The suite as one program: every service, or those that are named, in one process.
 
+mod accounts;
 pub mod cli;
 pub mod config;
 mod run;

@@ -5,6 +5,7 @@ use std::{io, process::ExitCode, sync::Arc};
 
 use elph_kit::{
     Kit, Service,
+    bus::{self, Bus},
     caller::Verifier,
     database::{Database, DatabaseError},
     limits::Limits,
@@ -16,6 +17,7 @@ use elph_shell::{
     logs::{LogError, LogHandle},
     notify,
 };
+use elph_sso::{Provider, ProviderError};
 use sd_notify::NotifyState;
 use tokio::{
     net::TcpListener,
@@ -42,6 +44,9 @@ pub enum Failure {
     /// The database.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// The OpenID Connect provider.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
     /// An address cannot be had.
     #[error("{what} cannot be opened")]
     Unavailable {
@@ -59,8 +64,9 @@ pub enum Failure {
 impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Unusable { .. } | Self::Database(DatabaseError::Settings { .. }) => 64,
-            Self::Database(_) | Self::Unavailable { .. } | Self::Log(_) => 69,
+            Self::Unusable { .. } | Self::Database(DatabaseError::Settings { .. }) | Self::Provider(ProviderError::Settings(..)) => 64,
+            Self::Provider(ProviderError::Broken(_)) => 70,
+            Self::Database(_) | Self::Provider(_) | Self::Unavailable { .. } | Self::Log(_) => 69,
         })
     }
 }
@@ -78,16 +84,28 @@ pub(crate) async fn run(loaded: Loaded, log: LogHandle, targets: &[Target]) -> R
     let (mut terminate, mut interrupt, mut hangup) =
         (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?, signals(SignalKind::hangup())?);
     let certificate = Certificate::read(&config.http).map_err(|(key, what)| (key.to_owned(), what))?.map(Arc::new);
-    let kit = Kit {
-        database: Database::open(&config.database).await?,
-        switches: Arc::new(Switches::new(&config.agents)?),
-        verifier: Arc::new(Verifier::new(&config.oidc)?),
-        limits: Arc::new(Limits::new(&config.limits)),
-        metrics: Arc::new(Metrics::default()),
-        tasks: TaskTracker::new(),
-        stop: CancellationToken::new(),
+    let (database, switches) = (Database::open(&config.database).await?, Switches::new(&config.agents)?);
+    let (metrics, tasks, stop) = (Metrics::default(), TaskTracker::new(), CancellationToken::new());
+    let domains: Vec<String> = switches.domains().map(str::to_owned).collect();
+    let provider = match &config.sso {
+        Some(settings) => Some(Provider::open(settings, &database, domains.clone()).await?),
+        None => None,
     };
-    let services = start(&kit, targets).await?;
+    let mut verifier = Verifier::new(&config.oidc)?;
+    for (issuer, keys) in provider.iter().flat_map(Provider::issuers) {
+        verifier.trust(issuer, keys);
+    }
+    let kit = Kit {
+        bus: Bus::open(&config.bus, &database, domains, &metrics, &tasks, &stop).await?,
+        database,
+        switches: Arc::new(switches),
+        verifier: Arc::new(verifier),
+        limits: Arc::new(Limits::new(&config.limits)),
+        metrics: Arc::new(metrics),
+        tasks,
+        stop,
+    };
+    let services = start(&kit, provider.as_ref(), targets).await?;
     let names: Vec<&str> = services.iter().map(|service| service.name).collect();
     let names = names.join(",");
 
@@ -137,8 +155,15 @@ pub(crate) async fn run(loaded: Loaded, log: LogHandle, targets: &[Target]) -> R
     Ok(())
 }
 
-async fn start(kit: &Kit, targets: &[Target]) -> Result<Vec<Service>, DatabaseError> {
+async fn start(kit: &Kit, provider: Option<&Arc<Provider>>, targets: &[Target]) -> Result<Vec<Service>, Failure> {
     let mut services = Vec::new();
+    match provider {
+        Some(provider) if wants(targets, Target::Sso) => services.push(elph_sso::start(kit, provider)?),
+        None if targets.contains(&Target::Sso) => {
+            return Err(Failure::Unusable { key: "sso".to_owned(), what: "is missing; this service is configured there".to_owned() });
+        }
+        _ => {}
+    }
     if wants(targets, Target::Status) {
         services.push(elph_status::start(kit).await?);
     }
@@ -152,7 +177,9 @@ fn wants(targets: &[Target], target: Target) -> bool {
 /// Brings the tables of services up to date without running them.
 pub(crate) async fn migrate(config: &Config) -> Result<(), DatabaseError> {
     let database = Database::open(&config.database).await?;
+    bus::migrate(&database).await?;
     elph_status::Store::open(&database).await?;
+    elph_sso::Store::open(&database).await?;
     database.close().await;
     Ok(())
 }

@@ -1,4 +1,6 @@
-//! Both real databases, for tests: a SQLite file and a PostgreSQL server of their own, which end with the test.
+//! Real servers for tests: both databases – a SQLite file and a PostgreSQL – and RabbitMQ, each of its own, which end with the test.
+
+mod broker;
 
 use std::{
     path::{Path, PathBuf},
@@ -13,6 +15,8 @@ use tokio::{
     process::{Child, Command},
     time::{Instant, sleep},
 };
+
+pub use self::broker::TestBroker;
 
 /// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,7 +39,7 @@ impl TestDatabase {
         let mut both = vec![Self::sqlite()?];
         match programs() {
             Some(programs) => both.push(Self::postgres(&programs).await?),
-            None if std::env::var_os("ELPH_TEST_TOOLS").is_some_and(|tools| tools == "required") => {
+            None if required() => {
                 bail!("PostgreSQL is not installed; run: packaging/dev-setup test")
             }
             None => say("skipped on PostgreSQL: it is not installed"),
@@ -134,6 +138,10 @@ fn command(programs: &Path, directory: &Path, program: &str) -> Command {
 fn programs() -> Option<PathBuf> {
     let versions = std::fs::read_dir(PROGRAMS).ok()?.filter_map(|entry| Some(entry.ok()?.path().join("bin")));
     versions.filter(|bin| bin.join("initdb").exists()).max()
+}
+
+fn required() -> bool {
+    std::env::var_os("ELPH_TEST_TOOLS").is_some_and(|tools| tools == "required")
 }
 
 #[expect(clippy::print_stdout, reason = "a test tells what it left out")]

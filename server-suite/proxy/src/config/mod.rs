@@ -1,6 +1,7 @@
 //! The configuration: one TOML file, overridden by `ELPH_PROXY__SECTION__KEY` in the environment, parsed once into valid types.
 //! Whatever is wrong is refused with its line before nginx hears of it.
 
+mod acme;
 mod sections;
 mod services;
 
@@ -14,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    acme::{Acme, Challenge},
     sections::{AccessLog, Checks, Limits, Listen, Metrics, Nginx, Profile, Rate, Shutdown},
     services::{KNOWN, Known, Service, Upstream, WrittenService},
 };
@@ -27,6 +29,8 @@ pub const ENVIRONMENT_PREFIX: &str = "ELPH_PROXY__";
 pub struct Config {
     /// The door: addresses, names and certificate.
     pub listen: Listen,
+    /// Certificates by themselves.
+    pub acme: Acme,
     /// What is behind the door. Left out: every service of the suite on this host at its own port. Given: what is listed, nothing else.
     pub services: Vec<WrittenService>,
     /// What one client may take.
@@ -65,6 +69,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: Listen::default(),
+            acme: Acme::default(),
             services: services::suite(),
             limits: Limits::default(),
             checks: Checks::default(),
@@ -88,6 +93,7 @@ impl Config {
         let (config, written): (Self, Written) = read(path, ENVIRONMENT_PREFIX, environment)?;
         let mut problems = Vec::new();
         sections::check(&config, &mut problems);
+        acme::check(&config, &mut problems);
         config.log.check(&mut problems);
         let services = services::resolve(&config.services, &config.limits, &mut problems);
         if !problems.is_empty() {
@@ -114,6 +120,19 @@ impl Config {
         warnings
     }
 
+    /// The names that the certificate is ordered for.
+    pub fn certificate_names(&self) -> &[String] {
+        if self.acme.names.is_empty() { &self.listen.hosts } else { &self.acme.names }
+    }
+
+    /// Where the certificate with its chain and its key are: the files of `[listen]`, or the one that `[acme]` keeps.
+    pub fn certificate_files(&self) -> (PathBuf, PathBuf) {
+        if self.acme.enabled() {
+            return (self.acme.certificate(), self.acme.certificate());
+        }
+        (self.listen.certificate_file.clone(), self.listen.key_file.clone())
+    }
+
     /// As TOML.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         elph_shell::config::to_toml(self)
@@ -131,11 +150,28 @@ impl Loaded {
     /// Every file that the configuration names but that cannot be used now.
     pub fn unreadable(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        if let Err(what) = elph_shell::tls::certificates(&self.config.listen.certificate_file) {
-            problems.push(Problem::new("listen.certificate_file", what));
+        let Config { acme, listen, .. } = &self.config;
+        if acme.enabled() {
+            // The certificate itself is made by the first start.
+            if let Some(Err(what)) = acme.ca_file.as_deref().map(elph_shell::tls::authorities) {
+                problems.push(Problem::new("acme.ca_file", what));
+            }
+            if let Some(Err(what)) = acme.external_account_key_file.as_deref().map(|path| elph_shell::config::read_bounded(path, 4096)) {
+                problems.push(Problem::new("acme.external_account_key_file", what));
+            }
+            if acme.challenge == Challenge::Dns && !acme.hook.is_file() {
+                problems.push(Problem::new("acme.hook", format!("{} is not there", acme.hook.display())));
+            }
+        } else {
+            if let Err(what) = elph_shell::tls::certificates(&listen.certificate_file) {
+                problems.push(Problem::new("listen.certificate_file", what));
+            }
+            if let Err(what) = elph_shell::tls::private_key(&listen.key_file) {
+                problems.push(Problem::new("listen.key_file", what));
+            }
         }
-        if let Err(what) = elph_shell::tls::private_key(&self.config.listen.key_file) {
-            problems.push(Problem::new("listen.key_file", what));
+        if let Some(Err(what)) = listen.ocsp_ca_file.as_deref().map(elph_shell::tls::authorities) {
+            problems.push(Problem::new("listen.ocsp_ca_file", what));
         }
         self.written.locate(&mut problems);
         problems

@@ -27,8 +27,11 @@ pub struct Listen {
     pub certificate_check: Span,
     /// Which TLS is spoken.
     pub profile: Profile,
-    /// Staple the authority's word on the certificate (OCSP). Needs `resolvers`.
+    /// Staple the authority's word on the certificate (OCSP). Needs `resolvers` unless the responder is named by its address.
     pub ocsp_stapling: bool,
+    /// The authorities (PEM) that vouch for that word, where the certificate's own chain does not: root and intermediates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ocsp_ca_file: Option<PathBuf>,
     /// DNS servers to find the authority's responder with: `["10.0.0.53"]`.
     pub resolvers: Vec<String>,
     /// How long browsers must use HTTPS for this host (HSTS). "0s" says nothing.
@@ -166,6 +169,7 @@ impl Default for Listen {
             certificate_check: Span::seconds(30),
             profile: Profile::Intermediate,
             ocsp_stapling: false,
+            ocsp_ca_file: None,
             resolvers: Vec::new(),
             hsts: Span::seconds(63_072_000),
             proxy_protocol: false,
@@ -272,7 +276,9 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     if listen.certificate_check < Span::seconds(1) {
         say("listen.certificate_check", "is out of range; must be at least 1s");
     }
+    let nowhere = PathBuf::from("/");
     let paths = [
+        ("listen.ocsp_ca_file", listen.ocsp_ca_file.as_ref().unwrap_or(&nowhere)),
         ("listen.certificate_file", &listen.certificate_file),
         ("listen.key_file", &listen.key_file),
         ("access_log.file", &access_log.file),

@@ -1,13 +1,17 @@
 //! What an nginx can do, by its version and that of its OpenSSL (nginx's CHANGES file).
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 /// A version of nginx or OpenSSL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u32, pub u32, pub u32);
 
 /// What may be written into its configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Features {
     /// nginx's version.
     pub version: Version,
@@ -29,6 +33,19 @@ pub struct Features {
     pub http2_directive: bool,
     /// `keepalive_min_timeout`: idle connections are not closed at once when workers go: 1.27.4.
     pub keepalive_min_timeout: bool,
+    /// Connections can be told apart before TLS begins: `ssl_preread_alpn_protocols` of the stream module, 1.13.10.
+    pub stream: Stream,
+}
+
+/// Where the stream module is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stream {
+    /// Nowhere.
+    Missing,
+    /// In the program.
+    BuiltIn,
+    /// In a file that is loaded when it is needed.
+    Module(PathBuf),
 }
 
 /// What `nginx -V` says.
@@ -44,6 +61,10 @@ pub struct Build {
 
 /// Modules that the rendered configuration needs beside those that every nginx has.
 const NEEDED: [&str; 4] = ["http_ssl_module", "http_v2_module", "http_stub_status_module", "http_realip_module"];
+
+/// Where the distributions keep nginx's modules.
+const MODULES: &str = "/usr/lib/nginx/modules";
+const STREAM_MODULE: &str = "ngx_stream_module.so";
 
 /// The oldest nginx that the configuration is rendered for (Ubuntu 18.04's).
 pub const OLDEST: Version = Version(1, 14, 0);
@@ -91,7 +112,25 @@ impl Features {
             keepalive_time: since(1, 19, 10),
             http2_directive: since(1, 25, 1),
             keepalive_min_timeout: since(1, 27, 4),
+            stream: Stream::Module(Path::new(MODULES).join(STREAM_MODULE)),
         }
+    }
+}
+
+// === impl Stream ===
+
+impl Stream {
+    fn of(text: &str) -> Self {
+        let arguments: Vec<&str> = text.split_whitespace().collect();
+        if !arguments.contains(&"--with-stream_ssl_preread_module") {
+            return Self::Missing;
+        }
+        if arguments.contains(&"--with-stream") {
+            return Self::BuiltIn;
+        }
+        let directory = arguments.iter().find_map(|argument| argument.strip_prefix("--modules-path=")).unwrap_or(MODULES);
+        let file = Path::new(directory).join(STREAM_MODULE);
+        if arguments.contains(&"--with-stream=dynamic") && file.is_file() { Self::Module(file) } else { Self::Missing }
     }
 }
 
@@ -107,7 +146,8 @@ impl Build {
         let openssl = openssl.map(|line| line.split_once("running with OpenSSL ").map_or(line, |(_, running)| running));
         let openssl = openssl.and_then(|text| Version::parse(text.split_whitespace().next()?));
         let missing = NEEDED.into_iter().filter(|module| !text.contains(&format!("--with-{module}"))).collect();
-        Some(Self { features: Features::with(version, openssl), openssl, missing })
+        let features = Features { stream: Stream::of(text), ..Features::with(version, openssl) };
+        Some(Self { features, openssl, missing })
     }
 }
 
@@ -127,6 +167,8 @@ mod tests {
         let build = Build::parse(bionic).unwrap();
         assert_eq!((build.features.version, build.openssl), (Version(1, 14, 0), Some(Version(1, 1, 1))));
         assert_eq!(build.missing, ["http_v2_module", "http_stub_status_module", "http_realip_module"]);
+        assert_eq!(Stream::of("--with-stream --with-stream_ssl_preread_module"), Stream::BuiltIn);
+        assert_eq!(Stream::of("--with-stream=dynamic --with-stream_ssl_preread_module --modules-path=/nowhere"), Stream::Missing);
         let old = Build::parse("nginx version: openresty/1.14.2\nbuilt with OpenSSL 1.1.0g  2 Nov 2017\n").unwrap();
         assert!(!old.features.tls13);
         for nonsense in ["", "nginx", "nginx version: nginx/x"] {

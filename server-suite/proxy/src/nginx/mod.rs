@@ -107,7 +107,7 @@ pub fn write_candidate(files: &Files, text: &str) -> Result<(), NginxError> {
 }
 
 /// Lets nginx test a configuration file.
-pub async fn test(nginx: &Nginx, features: Features, configuration: &Path) -> Result<(), NginxError> {
+pub async fn test(nginx: &Nginx, features: &Features, configuration: &Path) -> Result<(), NginxError> {
     let mut command = Command::new(&nginx.binary);
     arguments(&mut command, &nginx.directory, features, configuration);
     let (well, said) = said(&nginx.binary, command.arg("-t").arg("-q"), "nginx -t").await?;
@@ -149,10 +149,11 @@ pub async fn end_leftover(files: &Files) {
 
 impl Running {
     /// Starts nginx with the configuration in place, and waits until it answers with this generation.
-    pub async fn start(nginx: &Nginx, features: Features, generation: u64) -> Result<Self, NginxError> {
+    pub async fn start(nginx: &Nginx, features: &Features, generation: u64) -> Result<Self, NginxError> {
         let files = Files::of(&nginx.directory);
         // A killed nginx leaves its socket, and the next cannot bind it.
         let _ = std::fs::remove_file(&files.status);
+        let _ = std::fs::remove_file(&files.https);
         let mut command = Command::new(&nginx.binary);
         arguments(&mut command, &nginx.directory, features, &files.configuration);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
@@ -244,7 +245,7 @@ impl Running {
     }
 }
 
-fn arguments(command: &mut Command, directory: &Path, features: Features, configuration: &Path) {
+fn arguments(command: &mut Command, directory: &Path, features: &Features, configuration: &Path) {
     command.arg("-p").arg(directory).arg("-c").arg(configuration);
     if features.error_log_argument {
         command.arg("-e").arg("stderr");

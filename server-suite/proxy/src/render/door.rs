@@ -1,8 +1,8 @@
 //! The servers: HTTPS, the refusal of foreign host names, the redirect; TLS and the answers that are the door's own.
 
-use super::{Input, Text, requests, route};
+use super::{Files, Input, Text, requests, route, time};
 use crate::{
-    config::{Listen, Profile},
+    config::{Config, Listen, Profile},
     nginx::features::Features,
 };
 
@@ -35,6 +35,9 @@ const PROBLEMS: [(u16, u16, &str); 21] = [
     (507, 507, "Insufficient Storage"),
 ];
 
+/// What nginx says when a service gave no answer.
+const UNANSWERED: [u16; 2] = [502, 504];
+
 /// Where those answers are made. Not named locations: nginx cannot go to one with a request whose path it could not read.
 pub(super) const PROBLEM: &str = "/.elph/problem/";
 
@@ -50,13 +53,13 @@ pub(super) fn servers(out: &mut Text, input: &Input<'_>) {
     let anyone = listen.hosts.is_empty();
     if !anyone {
         out.block("server", |out| {
-            addresses(out, listen, features, true);
+            addresses(out, input, true);
             out.line("server_name _;");
-            tls(out, listen, features);
+            tls(out, config, features);
             if features.reject_handshake {
                 out.line("ssl_reject_handshake on;");
             }
-            always(out, listen);
+            always(out, input);
             requests::refusals(out);
             problems(out);
             problem_locations(out);
@@ -64,11 +67,11 @@ pub(super) fn servers(out: &mut Text, input: &Input<'_>) {
         });
     }
     out.block("server", |out| {
-        addresses(out, listen, features, anyone);
+        addresses(out, input, anyone);
         let names = if anyone { "_".to_owned() } else { listen.hosts.join(" ") };
         out.line(format_args!("server_name {names};"));
-        tls(out, listen, features);
-        always(out, listen);
+        tls(out, config, features);
+        always(out, input);
         requests::refusals(out);
         problems(out);
         problem_locations(out);
@@ -84,31 +87,53 @@ pub(super) fn servers(out: &mut Text, input: &Input<'_>) {
     }
 }
 
-fn addresses(out: &mut Text, listen: &Listen, features: &Features, default: bool) {
-    for address in &listen.addresses {
-        let mut options = String::from(" ssl");
-        if !features.http2_directive {
-            options.push_str(" http2");
+fn addresses(out: &mut Text, input: &Input<'_>, default: bool) {
+    let Input { config, features, .. } = input;
+    let listen = &config.listen;
+    let http2 = if features.http2_directive { "" } else { " http2" };
+    let chosen = if default { " default_server" } else { "" };
+    if input.challenging {
+        let socket = Files::of(&config.nginx.directory).https;
+        out.line(format_args!("listen unix:{} ssl{http2} proxy_protocol{chosen};", socket.display()));
+    } else {
+        let proxied = if listen.proxy_protocol { " proxy_protocol" } else { "" };
+        for address in &listen.addresses {
+            let six = if default && address.is_ipv6() { " ipv6only=on" } else { "" };
+            out.line(format_args!("listen {address} ssl{http2}{proxied}{chosen}{six};"));
         }
-        if listen.proxy_protocol {
-            options.push_str(" proxy_protocol");
-        }
-        if default {
-            options.push_str(" default_server");
-            if address.is_ipv6() {
-                options.push_str(" ipv6only=on");
-            }
-        }
-        out.line(format_args!("listen {address}{options};"));
     }
     if features.http2_directive {
         out.line("http2 on;");
     }
 }
 
-fn tls(out: &mut Text, listen: &Listen, features: &Features) {
-    out.line(format_args!("ssl_certificate {};", listen.certificate_file.display()));
-    out.line(format_args!("ssl_certificate_key {};", listen.key_file.display()));
+/// Connections that are told apart by the protocol that the client asks for, before TLS begins (RFC 8737).
+pub(super) fn told_apart(out: &mut Text, input: &Input<'_>, files: &Files) {
+    let Input { config, .. } = input;
+    out.block("map $ssl_preread_alpn_protocols $elph_end", |out| {
+        out.line(format_args!("default unix:{};", files.https.display()));
+        out.line(format_args!(r#""~(?:^|,)acme-tls/1(?:,|$)" unix:{};"#, files.acme.display()));
+    });
+    out.block("server", |out| {
+        for address in &config.listen.addresses {
+            let six = if address.is_ipv6() { " ipv6only=on" } else { "" };
+            out.line(format_args!("listen {address}{six};"));
+        }
+        out.line("ssl_preread on;");
+        out.line(format_args!("preread_timeout {};", time(config.limits.header_timeout.0)));
+        out.line("proxy_pass $elph_end;");
+        out.line("proxy_protocol on;");
+        out.line("proxy_connect_timeout 5s;");
+        // The servers behind have their own limits.
+        out.line("proxy_timeout 1d;");
+    });
+}
+
+fn tls(out: &mut Text, config: &Config, features: &Features) {
+    let listen = &config.listen;
+    let (certificate, key) = config.certificate_files();
+    out.line(format_args!("ssl_certificate {};", certificate.display()));
+    out.line(format_args!("ssl_certificate_key {};", key.display()));
     match listen.profile {
         Profile::Intermediate if features.tls13 => out.line("ssl_protocols TLSv1.2 TLSv1.3;"),
         Profile::Intermediate => out.line("ssl_protocols TLSv1.2;"),
@@ -127,6 +152,9 @@ fn tls(out: &mut Text, listen: &Listen, features: &Features) {
     if listen.ocsp_stapling {
         out.line("ssl_stapling on;");
         out.line("ssl_stapling_verify on;");
+        if let Some(file) = &listen.ocsp_ca_file {
+            out.line(format_args!("ssl_trusted_certificate {};", file.display()));
+        }
         if !listen.resolvers.is_empty() {
             out.line(format_args!("resolver {} valid=300s;", listen.resolvers.join(" ")));
             out.line("resolver_timeout 5s;");
@@ -135,7 +163,12 @@ fn tls(out: &mut Text, listen: &Listen, features: &Features) {
 }
 
 /// Headers of every answer, and whom to believe about the client's address.
-fn always(out: &mut Text, listen: &Listen) {
+fn always(out: &mut Text, input: &Input<'_>) {
+    let listen = &input.config.listen;
+    if input.challenging {
+        out.line("set_real_ip_from unix:;");
+        out.line("real_ip_header proxy_protocol;");
+    }
     for network in &listen.trusted_proxies {
         out.line(format_args!("set_real_ip_from {network};"));
     }
@@ -151,12 +184,18 @@ fn always(out: &mut Text, listen: &Listen) {
     out.line("add_header X-Frame-Options $elph_frame_options always;");
     out.line("add_header Referrer-Policy $elph_referrer_policy always;");
     out.line("add_header X-Request-Id $request_id always;");
+    out.line("add_header Retry-After $elph_retry_after always;");
 }
 
 /// Where the door's own answers are made. A location with an `error_page` of its own must name them all again.
 pub(super) fn problems(out: &mut Text) {
     for (code, status, _) in PROBLEMS {
-        out.line(format_args!("error_page {code} ={status} {PROBLEM}{code};"));
+        // Of these the answer's own place decides: nobody was there, or somebody was and gave no answer.
+        if UNANSWERED.contains(&code) {
+            out.line(format_args!("error_page {code} = {PROBLEM}{code};"));
+        } else {
+            out.line(format_args!("error_page {code} ={status} {PROBLEM}{code};"));
+        }
     }
     // These have a path, so they can go without a second look at it.
     out.line(format_args!("error_page {AMBIGUOUS} =400 @ambiguous;"));
@@ -167,6 +206,10 @@ fn problem_locations(out: &mut Text) {
     for (code, status, title) in PROBLEMS {
         out.block(format_args!("location = {PROBLEM}{code}"), |out| {
             out.line("internal;");
+            if UNANSWERED.contains(&code) {
+                out.line("default_type application/problem+json;");
+                out.block("if ($elph_unreached)", |out| answer(out, 503, "Service Unavailable"));
+            }
             problem(out, status, title);
         });
     }
@@ -176,6 +219,10 @@ fn problem_locations(out: &mut Text) {
 
 fn problem(out: &mut Text, status: u16, title: &str) {
     out.line("default_type application/problem+json;");
+    answer(out, status, title);
+}
+
+fn answer(out: &mut Text, status: u16, title: &str) {
     let body = format!(r#"{{"type":"about:blank","title":"{title}","status":{status},"request_id":"$request_id"}}"#);
     out.line(format_args!("return {status} '{body}';"));
 }

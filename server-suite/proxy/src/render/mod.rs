@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     config::{Config, Service},
-    nginx::features::Features,
+    nginx::features::{Features, Stream},
 };
 
 /// One copy of a service.
@@ -45,6 +45,8 @@ pub struct Input<'a> {
     pub services: &'a [Placed],
     /// What nginx can do.
     pub features: Features,
+    /// The ACME server is expected: its connections go to [`Files::acme`], all others to nginx's own servers.
+    pub challenging: bool,
     /// Told by the status socket, so that one sees which configuration is in force.
     pub generation: u64,
 }
@@ -58,6 +60,8 @@ pub struct Files {
     pub candidate: PathBuf,
     pub pid: PathBuf,
     pub status: PathBuf,
+    pub https: PathBuf,
+    pub acme: PathBuf,
 }
 
 /// Writes nested blocks with their indentation.
@@ -72,6 +76,10 @@ pub fn render(input: &Input<'_>) -> String {
     let files = Files::of(&config.nginx.directory);
     let mut out = Text { text: String::new(), depth: 0 };
     out.line(format_args!("# Written by elph-proxy for nginx {} and newer. Changes here are lost: change proxy.toml.", features.version));
+    // Loaded also while nobody is expected: nginx keeps the module over reloads.
+    if let (true, Stream::Module(file)) = (config.acme.splits_connections(), &features.stream) {
+        out.line(format_args!("load_module {};", file.display()));
+    }
     out.line("daemon off;");
     out.line("master_process on;");
     match config.nginx.workers {
@@ -88,6 +96,9 @@ pub fn render(input: &Input<'_>) -> String {
     out.line("error_log stderr warn;");
     out.block("events", |out| out.line(format_args!("worker_connections {};", config.nginx.connections)));
     out.block("http", |out| http(out, input, &files));
+    if input.challenging {
+        out.block("stream", |out| door::told_apart(out, input, &files));
+    }
     out.text
 }
 
@@ -142,6 +153,8 @@ impl Files {
             candidate: file("nginx.conf.new"),
             pid: file("nginx.pid"),
             status: file("status.sock"),
+            https: file("https.sock"),
+            acme: file("acme.sock"),
         }
     }
 }

@@ -44,6 +44,16 @@ pub(super) fn maps(out: &mut Text, services: &[Placed]) {
         out.line(r#"default "";"#);
         out.line("websocket upgrade;");
     });
+    // No copy was connected to: nothing of the request can have been executed.
+    out.block("map $upstream_connect_time $elph_unreached", |out| {
+        out.line("default 0;");
+        out.line(r#""~^[-, :]*$" 1;"#);
+    });
+    out.block(r#"map "$status$upstream_http_retry_after" $elph_retry_after"#, |out| {
+        out.line(r#"default "";"#);
+        out.line("429 1;");
+        out.line("503 5;");
+    });
     // A header that the service has set is not set again.
     for (variable, upstream, value) in [
         ("elph_content_type_options", "x_content_type_options", "nosniff"),

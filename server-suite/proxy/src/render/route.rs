@@ -1,6 +1,6 @@
 //! From a prefix to the copies of its service.
 
-use std::fmt::Display;
+use std::{collections::BTreeSet, fmt::Display, net::SocketAddr};
 
 use super::{Placed, Text, door, time};
 use crate::{
@@ -49,7 +49,7 @@ pub(super) fn locations(out: &mut Text, placed: &Placed, config: &Config) {
     if !reachable(placed) {
         out.block(format_args!("location {}", service.prefix), |out| {
             out.line(format_args!("set $elph_service {};", service.name));
-            out.line("return 502;");
+            out.line("return 503;");
         });
         return;
     }
@@ -110,16 +110,18 @@ fn passed(out: &mut Text, service: &Service, config: &Config) {
         out.line(format_args!("proxy_hide_header {hidden};"));
     }
     // What the client says of itself is replaced by what is known of it.
-    let usual = config.listen.addresses.iter().all(|address| address.port() == 443);
-    let host = if usual { "$host" } else { "$host:$server_port" };
+    let ports: BTreeSet<u16> = config.listen.addresses.iter().map(SocketAddr::port).collect();
+    // Told literally where there is one: connections that come through a socket of the stream module have none.
+    let port = ports.first().filter(|_| ports.len() == 1).map_or_else(|| "$server_port".to_owned(), u16::to_string);
+    let host = if port == "443" { "$host".to_owned() } else { format!("$host:{port}") };
     let known = [
-        ("Host", host),
+        ("Host", host.as_str()),
         ("X-Request-Id", "$request_id"),
         ("X-Real-IP", "$remote_addr"),
         ("X-Forwarded-For", "$remote_addr"),
         ("X-Forwarded-Proto", "$scheme"),
-        ("X-Forwarded-Host", host),
-        ("X-Forwarded-Port", "$server_port"),
+        ("X-Forwarded-Host", &host),
+        ("X-Forwarded-Port", &port),
     ];
     for (name, value) in known {
         header(out, name, value);

@@ -1,0 +1,599 @@
+//! A real OpenLDAP server, and servers that fail in every way.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use ldap3_proto::{
+    LdapCodec,
+    proto::{LdapBindResponse, LdapMsg, LdapOp, LdapPartialAttribute},
+};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::codec::{Decoder, Encoder};
+
+use super::*;
+
+/// How long a server may take to start, and everything that must not hang.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const SCHEMA: &str = "\
+attributetype ( 1.2.840.113556.1.4.8 NAME 'userAccountControl' EQUALITY integerMatch SYNTAX 1.3.6.1.4.1.1466.115.121.1.27 SINGLE-VALUE )
+objectclass ( 1.3.6.1.4.1.4203.666.1 NAME 'account2' SUP top AUXILIARY MAY userAccountControl )
+";
+
+const PEOPLE: &str = "\
+dn: dc=example,dc=org
+objectClass: dcObject
+objectClass: organization
+o: Example
+dc: example
+
+dn: ou=people,dc=example,dc=org
+objectClass: organizationalUnit
+ou: people
+
+dn: cn=reader,dc=example,dc=org
+objectClass: organizationalRole
+objectClass: simpleSecurityObject
+cn: reader
+userPassword: reader's password
+
+dn: uid=anna,ou=people,dc=example,dc=org
+objectClass: inetOrgPerson
+uid: anna
+cn: Anna Petrova
+sn: Petrova
+mail: anna@example.org
+telephoneNumber: 1001
+userPassword: anna's password
+
+dn: uid=boris,ou=people,dc=example,dc=org
+objectClass: inetOrgPerson
+objectClass: account2
+uid: boris
+cn: Boris
+sn: B
+telephoneNumber: 1002
+userAccountControl: 514
+userPassword: boris's password
+
+dn: uid=vera,ou=people,dc=example,dc=org
+objectClass: inetOrgPerson
+uid: vera
+cn: Vera
+sn: V
+userPassword: vera's password
+
+dn: uid=twin,ou=people,dc=example,dc=org
+objectClass: inetOrgPerson
+uid: twin
+cn: Twin
+sn: T
+telephoneNumber: 1003
+userPassword: twin's password
+
+dn: cn=twin,ou=people,dc=example,dc=org
+objectClass: inetOrgPerson
+uid: twin
+cn: twin
+sn: T
+telephoneNumber: 1004
+userPassword: twin's password
+
+dn: uid=owner,ou=people,dc=example,dc=org
+objectClass: inetOrgPerson
+uid: owner
+cn: Owner
+sn: O
+telephoneNumber: 1005
+userPassword: owner's password
+
+dn: uid=thief,ou=people,dc=example,dc=org
+objectClass: inetOrgPerson
+uid: thief
+cn: Thief
+sn: T
+telephoneNumber: 1005
+userPassword: thief's password
+
+dn: uid=nobody,ou=people,dc=example,dc=org
+objectClass: inetOrgPerson
+uid: nobody
+cn: Nobody
+sn: N
+telephoneNumber: 1006
+
+dn: cn=Moderators,dc=example,dc=org
+objectClass: groupOfNames
+cn: Moderators
+member: uid=anna,ou=people,dc=example,dc=org
+
+dn: cn=others,dc=example,dc=org
+objectClass: groupOfNames
+cn: others
+member: uid=vera,ou=people,dc=example,dc=org
+";
+
+const MODERATORS: &str = "cn=moderators, dc=example,dc=org";
+
+/// OpenLDAP with a certificate of its own authority.
+struct Slapd {
+    child: Child,
+    directory: tempfile::TempDir,
+    plain: u16,
+    tls: u16,
+}
+
+impl Drop for Slapd {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn certificates(directory: &Path) {
+    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "test authority");
+    let key = KeyPair::generate().unwrap();
+    std::fs::write(directory.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+    let issuer = Issuer::new(params, key);
+    let mut server = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    server.distinguished_name.push(DnType::CommonName, "localhost");
+    let key = KeyPair::generate().unwrap();
+    std::fs::write(directory.join("cert.pem"), server.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+    std::fs::write(directory.join("key.pem"), key.serialize_pem()).unwrap();
+}
+
+impl Slapd {
+    /// None where it is not installed and may be missing.
+    async fn start() -> Option<Self> {
+        if !Path::new("/usr/sbin/slapd").exists() {
+            assert!(std::env::var_os("ELPH_TEST_TOOLS").is_none(), "slapd is not installed; run: packaging/dev-setup test");
+            println!("skipped: slapd is not installed");
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path();
+        certificates(place);
+        std::fs::create_dir(place.join("data")).unwrap();
+        std::fs::write(place.join("own.schema"), SCHEMA).unwrap();
+        std::fs::write(place.join("reader"), "reader's password\n").unwrap();
+        let at = place.display();
+        let config = format!(
+            "include /etc/ldap/schema/core.schema\ninclude /etc/ldap/schema/cosine.schema\ninclude /etc/ldap/schema/inetorgperson.schema\n\
+             include {at}/own.schema\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\nmoduleload memberof\npidfile {at}/pid\n\
+             TLSCACertificateFile {at}/ca.pem\nTLSCertificateFile {at}/cert.pem\nTLSCertificateKeyFile {at}/key.pem\n\
+             database mdb\nsuffix \"dc=example,dc=org\"\nrootdn \"cn=admin,dc=example,dc=org\"\nrootpw \"root's password\"\ndirectory {at}/data\n\
+             overlay memberof\n\
+             access to attrs=userPassword by anonymous auth by * none\n\
+             access to * by dn.exact=\"cn=reader,dc=example,dc=org\" read by anonymous auth by * none\n"
+        );
+        std::fs::write(place.join("slapd.conf"), config).unwrap();
+        let (plain, tls) = (free_port(), free_port());
+        let child = Self::launch(place, plain, tls);
+        let mut slapd = Self { child, directory, plain, tls };
+        slapd.ready().await;
+        slapd.fill();
+        Some(slapd)
+    }
+
+    fn launch(place: &Path, plain: u16, tls: u16) -> Child {
+        let mut command = Command::new("/usr/sbin/slapd");
+        command.arg("-f").arg(place.join("slapd.conf")).args(["-d", "0", "-h"]);
+        command.arg(format!("ldap://127.0.0.1:{plain} ldaps://127.0.0.1:{tls}"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    async fn ready(&mut self) {
+        let began = Instant::now();
+        for port in [self.plain, self.tls] {
+            while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+                let ended = self.child.try_wait().unwrap();
+                assert!(ended.is_none() && began.elapsed() < PATIENCE, "slapd did not start: {ended:?}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    /// Through the running server, so that the overlay writes down who is a member of what.
+    fn fill(&self) {
+        self.change("ldapadd", PEOPLE);
+    }
+
+    fn modify(&self, ldif: &str) {
+        self.change("ldapmodify", ldif);
+    }
+
+    fn change(&self, program: &str, ldif: &str) {
+        let path = self.directory.path().join("change.ldif");
+        std::fs::write(&path, ldif).unwrap();
+        let mut command = Command::new(program);
+        command.args(["-x", "-D", "cn=admin,dc=example,dc=org", "-w", "root's password", "-H"]);
+        let done = command.arg(format!("ldap://127.0.0.1:{}", self.plain)).arg("-f").arg(path).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    fn settings(&self) -> LdapSettings {
+        LdapSettings {
+            servers: vec![format!("ldaps://localhost:{}", self.tls)],
+            ca_file: Some(self.directory.path().join("ca.pem")),
+            bind_dn: Some("cn=reader,dc=example,dc=org".to_owned()),
+            password_file: Some(self.directory.path().join("reader")),
+            base: "dc=example,dc=org".to_owned(),
+            timeout: elph_shell::config::Span::seconds(20),
+            ..LdapSettings::default()
+        }
+    }
+
+    fn directory(&self) -> Directory {
+        directory(&self.settings())
+    }
+}
+
+fn directory(settings: &LdapSettings) -> Directory {
+    Directory::new(settings, vec![MODERATORS.to_owned()]).unwrap_or_else(|(key, what)| panic!("{key}: {what}"))
+}
+
+fn secret(text: &str) -> SecretString {
+    SecretString::from(text.to_owned())
+}
+
+#[track_caller]
+fn unavailable<T: std::fmt::Debug>(outcome: Result<T, Refusal>, part: &str) -> String {
+    match outcome {
+        Err(Refusal::Unavailable(why)) if why.contains(part) => why,
+        other => panic!("not unavailable with '{part}': {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_person_signs_in_over_tls_and_starttls_and_is_known_with_name_mail_and_groups() {
+    let Some(slapd) = Slapd::start().await else { return };
+    let anna = Entry {
+        alias: Some("1001".to_owned()),
+        name: Some("Anna Petrova".to_owned()),
+        email: Some("anna@example.org".to_owned()),
+        groups: vec![MODERATORS.to_owned()],
+    };
+    let starttls = LdapSettings { servers: vec![format!("ldap://127.0.0.1:{}", slapd.plain)], ..slapd.settings() };
+    let plain = LdapSettings { start_tls: false, ..starttls.clone() };
+    let search = LdapSettings { groups: GroupLookup::Search, ..slapd.settings() };
+    for settings in [slapd.settings(), starttls, plain, search] {
+        let directory = directory(&settings);
+        assert_eq!(directory.sign_in("anna", &secret("anna's password")).await.unwrap(), anna, "{:?}", settings.servers);
+        assert_eq!(directory.still("1001").await.unwrap(), anna);
+        assert_eq!(directory.sign_in("anna", &secret("another password")).await, Err(Refusal::Wrong));
+    }
+    let vera = slapd.directory().sign_in("vera", &secret("vera's password")).await.unwrap();
+    assert_eq!((vera.alias, vera.groups), (None, Vec::new()), "no number, another group");
+}
+
+#[tokio::test]
+async fn unknown_doubled_disabled_and_passwordless_people_are_one_and_the_same_refusal() {
+    let Some(slapd) = Slapd::start().await else { return };
+    let directory = slapd.directory();
+    for (login, password) in [
+        ("nobody at all", "x"),
+        ("boris", "boris's password"),
+        ("twin", "twin's password"),
+        ("nobody", "anything"),
+        ("anna", "vera's password"),
+    ] {
+        assert_eq!(directory.sign_in(login, &secret(password)).await, Err(Refusal::Wrong), "{login}");
+    }
+    assert_eq!(directory.still("1002").await, Err(Refusal::Wrong), "disabled");
+    assert_eq!(directory.still("4711").await, Err(Refusal::Wrong), "unknown");
+}
+
+#[tokio::test]
+async fn what_is_typed_as_a_login_cannot_change_the_filter() {
+    let Some(slapd) = Slapd::start().await else { return };
+    let directory = slapd.directory();
+    for login in ["*", "*)(uid=*", "anna)(cn=*", "*)(|(uid=anna", "a*", "\\61nna", "anna\\00", "(anna)"] {
+        assert_eq!(directory.sign_in(login, &secret("anna's password")).await, Err(Refusal::Wrong), "{login}");
+        assert_eq!(directory.still(login).await, Err(Refusal::Wrong), "{login}");
+    }
+}
+
+#[tokio::test]
+async fn who_writes_anothers_number_into_an_own_entry_signs_in_as_nobody() {
+    let Some(slapd) = Slapd::start().await else { return };
+    let directory = slapd.directory();
+    unavailable(directory.sign_in("thief", &secret("thief's password")).await, "several people");
+    unavailable(directory.still("1005").await, "several people");
+    assert_eq!(directory.sign_in("thief", &secret("wrong")).await, Err(Refusal::Wrong), "the password comes first");
+    slapd.modify("dn: uid=thief,ou=people,dc=example,dc=org\nchangetype: modify\ndelete: telephoneNumber\n");
+    assert_eq!(directory.sign_in("owner", &secret("owner's password")).await.unwrap().alias.as_deref(), Some("1005"));
+}
+
+#[tokio::test]
+async fn a_changed_directory_is_seen_at_once() {
+    let Some(slapd) = Slapd::start().await else { return };
+    let directory = slapd.directory();
+    slapd
+        .modify("dn: cn=Moderators,dc=example,dc=org\nchangetype: modify\nreplace: member\nmember: uid=vera,ou=people,dc=example,dc=org\n");
+    assert_eq!(directory.still("1001").await.unwrap().groups, [""; 0]);
+    slapd.modify("dn: uid=anna,ou=people,dc=example,dc=org\nchangetype: delete\n");
+    assert_eq!(directory.still("1001").await, Err(Refusal::Wrong));
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_or_name_gets_no_password() {
+    let Some(slapd) = Slapd::start().await else { return };
+    let other = tempfile::tempdir().unwrap();
+    certificates(other.path());
+    let wrong = LdapSettings { ca_file: Some(other.path().join("ca.pem")), ..slapd.settings() };
+    unavailable(directory(&wrong).sign_in("anna", &secret("anna's password")).await, "TLS failed");
+    let starttls = LdapSettings { servers: vec![format!("ldap://localhost:{}", slapd.plain)], ..wrong };
+    unavailable(directory(&starttls).sign_in("anna", &secret("anna's password")).await, "TLS failed");
+    let name = LdapSettings { servers: vec![format!("ldaps://127.0.0.2:{}", slapd.tls)], ..slapd.settings() };
+    // Nothing listens there, or the name does not fit: either way nobody is told a password.
+    unavailable(directory(&name).sign_in("anna", &secret("anna's password")).await, "127.0.0.2");
+}
+
+#[tokio::test]
+async fn the_searching_accounts_wrong_password_is_no_persons_fault() {
+    let Some(slapd) = Slapd::start().await else { return };
+    let directory = slapd.directory();
+    std::fs::write(slapd.directory.path().join("reader"), "old password").unwrap();
+    let why =
+        unavailable(directory.sign_in("anna", &secret("anna's password")).await, "the searching account was refused: InvalidCredentials");
+    assert!(!why.contains("old password") && !why.contains("anna"), "{why}");
+    unavailable(directory.still("1001").await, "the searching account");
+    std::fs::write(slapd.directory.path().join("reader"), "reader's password").unwrap();
+    assert!(directory.still("1001").await.is_ok(), "the file is read again");
+}
+
+#[tokio::test]
+async fn a_directory_that_shows_nothing_throws_nobody_out() {
+    let Some(slapd) = Slapd::start().await else { return };
+    let elsewhere = LdapSettings { base: "ou=gone,dc=example,dc=org".to_owned(), ..slapd.settings() };
+    unavailable(directory(&elsewhere).still("1001").await, "the search was refused: NoSuchObject");
+    let unseen = LdapSettings { bind_dn: None, password_file: None, ..slapd.settings() };
+    assert!(matches!(directory(&unseen).still("1001").await, Err(Refusal::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn the_next_server_is_asked_when_one_is_down_or_silent_and_it_is_remembered() {
+    let Some(slapd) = Slapd::start().await else { return };
+    let silent = Fake::start(|_, _| Vec::new()).await;
+    let servers = vec![
+        format!("ldaps://127.0.0.1:{}", free_port()),
+        format!("ldaps://{}", silent.address),
+        format!("ldaps://localhost:{}", slapd.tls),
+    ];
+    let timeout = elph_shell::config::Span::seconds(3);
+    let directory = directory(&LdapSettings { servers, timeout, ..slapd.settings() });
+    assert!(directory.sign_in("anna", &secret("anna's password")).await.is_ok());
+    let began = Instant::now();
+    assert!(directory.sign_in("anna", &secret("anna's password")).await.is_ok());
+    assert!(began.elapsed() < Duration::from_secs(1), "the silent one is asked last: {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_or_slow_is_unavailable_within_the_time_out() {
+    let timeout = elph_shell::config::Span::seconds(1);
+    let down = LdapSettings { servers: vec![format!("ldap://127.0.0.1:{}", free_port())], ..bare(timeout) };
+    unavailable(directory(&down).sign_in("anna", &secret("x")).await, "cannot be reached");
+    let silent = Fake::start(|_, _| Vec::new()).await;
+    for start_tls in [true, false] {
+        let slow = LdapSettings { servers: vec![format!("ldap://{}", silent.address)], start_tls, ..bare(timeout) };
+        let (began, slow) = (Instant::now(), directory(&slow));
+        unavailable(slow.sign_in("anna", &secret("x")).await, "did not answer in time");
+        unavailable(slow.still("1001").await, "did not answer in time");
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[tokio::test]
+async fn no_more_than_so_many_ask_at_once_and_the_others_are_told_in_time() {
+    let silent = Fake::start(|_, _| Vec::new()).await;
+    let timeout = elph_shell::config::Span::seconds(1);
+    let settings =
+        LdapSettings { servers: vec![format!("ldap://{}", silent.address)], start_tls: false, max_connections: 1, ..bare(timeout) };
+    let directory = Arc::new(directory(&settings));
+    let asked: Vec<_> = (0..8)
+        .map(|_| {
+            tokio::spawn({
+                let directory = directory.clone();
+                async move { directory.still("1001").await }
+            })
+        })
+        .collect();
+    let began = Instant::now();
+    for one in asked {
+        unavailable(one.await.unwrap(), "");
+    }
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(silent.connections.load(Ordering::SeqCst) <= 2, "one at a time");
+}
+
+#[tokio::test]
+async fn an_empty_answer_is_wrong_at_sign_in_and_no_word_on_a_person_later() {
+    let empty = Fake::start(|_, op| match op {
+        LdapOp::BindRequest(_) => vec![bound(LdapResultCode::Success)],
+        _ => vec![LdapOp::SearchResultDone(result(LdapResultCode::Success))],
+    })
+    .await;
+    let directory = directory(&LdapSettings { servers: vec![format!("ldap://{}", empty.address)], start_tls: false, ..bare(minute()) });
+    assert_eq!(directory.sign_in("anna", &secret("x")).await, Err(Refusal::Wrong));
+    unavailable(directory.still("1001").await, "shows nothing");
+}
+
+#[tokio::test]
+async fn answers_that_are_no_answers_are_the_servers_fault() {
+    let entry = |dn: &str| {
+        let number = LdapPartialAttribute { atype: "telephoneNumber".to_owned(), vals: vec![b"1001".to_vec()] };
+        LdapOp::SearchResultEntry(LdapSearchResultEntry { dn: dn.to_owned(), attributes: vec![number] })
+    };
+    type Answer = Box<dyn Fn(u32, LdapOp) -> Vec<LdapOp> + Send + Sync>;
+    let busy: Vec<LdapResultCode> =
+        vec![LdapResultCode::Busy, LdapResultCode::Unavailable, LdapResultCode::Referral, LdapResultCode::Other];
+    let mut cases: Vec<(Answer, &str)> = vec![
+        (Box::new(|_, _| vec![bound(LdapResultCode::Success)]), "not asked for"),
+        (Box::new(move |_, _| (0..5).map(|n| entry(&format!("cn={n}"))).collect()), "not asked for"),
+    ];
+    for code in busy {
+        let at_search = code.clone();
+        cases.push((Box::new(move |_, _| vec![LdapOp::SearchResultDone(result(at_search.clone()))]), "was refused"));
+        cases.push((
+            Box::new(move |_, op| match op {
+                LdapOp::BindRequest(_) => vec![bound(code.clone())],
+                _ => vec![entry("cn=x"), LdapOp::SearchResultDone(result(LdapResultCode::Success))],
+            }),
+            "was refused",
+        ));
+    }
+    for (answer, part) in cases {
+        let fake = Fake::start(answer).await;
+        let directory = directory(&LdapSettings { servers: vec![format!("ldap://{}", fake.address)], start_tls: false, ..bare(minute()) });
+        let begun = timeout(PATIENCE, directory.sign_in("anna", &secret("x"))).await.unwrap();
+        unavailable(begun, part);
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_ldap_hurt_nobody() {
+    let deep: Vec<u8> = [0x30, 0x80].repeat(1000);
+    let nested = (0..200).fold(vec![0x04, 0x00], |inner: Vec<u8>, _| {
+        let length = u16::try_from(inner.len()).unwrap().to_be_bytes();
+        [vec![0x30, 0x82, length[0], length[1]], inner].concat()
+    });
+    let huge = [vec![0x30, 0x84, 0x7f, 0xff, 0xff, 0xff], vec![0; 1 << 20]].concat();
+    let odd: [&[u8]; 9] = [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x30\x00",
+        b"\x30\x03\x02\x01\x01",
+        b"\x30\x02\x02\x00",
+        b"\x30\x0c\x02\x01\x01\x61\x07\x0a\x01\xff\x04\x00\x04\x00",
+        b"\x30\x05\x02\x01\x01\x61\x00",
+        &deep,
+        &nested,
+        &huge,
+    ];
+    for bytes in odd {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let bytes = bytes.to_vec();
+        let server = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _cut = stream.write_all(&bytes).await;
+                let mut ignored = [0; 512];
+                while stream.read(&mut ignored).await.is_ok_and(|read| read > 0) {}
+            }
+        });
+        for start_tls in [false, true] {
+            let timeout = elph_shell::config::Span::seconds(2);
+            let directory = directory(&LdapSettings { servers: vec![format!("ldap://{address}")], start_tls, ..bare(timeout) });
+            unavailable(directory.still("1001").await, "");
+        }
+        server.abort();
+    }
+}
+
+#[test]
+fn disabled_and_expired_accounts_are_told_by_what_each_directory_says() {
+    let entry = |name: &str, value: &str| LdapSearchResultEntry {
+        dn: "cn=x".to_owned(),
+        attributes: vec![LdapPartialAttribute { atype: name.to_owned(), vals: vec![value.as_bytes().to_vec()] }],
+    };
+    for (name, value) in [
+        ("userAccountControl", "514"),
+        ("useraccountcontrol", "66050"),
+        ("accountExpires", "132223104000000000"),
+        ("nsAccountLock", "TRUE"),
+    ] {
+        assert!(is_disabled(&entry(name, value)), "{name} {value}");
+    }
+    for (name, value) in [
+        ("userAccountControl", "512"),
+        ("accountExpires", "0"),
+        ("accountExpires", "9223372036854775807"),
+        ("accountExpires", "159017472000000000"),
+        ("nsAccountLock", "false"),
+        ("cn", "514"),
+    ] {
+        assert!(!is_disabled(&entry(name, value)), "{name} {value}");
+    }
+}
+
+#[test]
+fn names_are_compared_without_what_does_not_matter() {
+    assert_eq!(comparable("CN=Moderators, DC=example,dc = org"), comparable("cn=moderators,dc=example,dc=org"));
+    assert_ne!(comparable("cn=a,dc=b"), comparable("cn=ab"));
+}
+
+fn bare(timeout: elph_shell::config::Span) -> LdapSettings {
+    LdapSettings { base: "dc=example,dc=org".to_owned(), allow_plain: true, timeout, ca_file: None, ..LdapSettings::default() }
+}
+
+fn minute() -> elph_shell::config::Span {
+    elph_shell::config::Span::seconds(60)
+}
+
+fn result(code: LdapResultCode) -> LdapResult {
+    LdapResult { code, matcheddn: String::new(), message: "as the test\nwants".to_owned(), referral: Vec::new() }
+}
+
+fn bound(code: LdapResultCode) -> LdapOp {
+    LdapOp::BindResponse(LdapBindResponse { res: result(code), saslcreds: None })
+}
+
+/// A server that answers each request as a test says.
+struct Fake {
+    address: SocketAddr,
+    connections: Arc<AtomicU32>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Fake {
+    async fn start(answer: impl Fn(u32, LdapOp) -> Vec<LdapOp> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, connections, answer) = (listener.local_addr().unwrap(), Arc::new(AtomicU32::new(0)), Arc::new(answer));
+        let (counted, own) = (connections.clone(), answer);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(converse(stream, own.clone()));
+            }
+        });
+        Self { address, connections, task }
+    }
+}
+
+async fn converse(mut stream: TcpStream, answer: Arc<impl Fn(u32, LdapOp) -> Vec<LdapOp>>) {
+    let (mut codec, mut read, mut asked) = (LdapCodec::default(), bytes::BytesMut::new(), 0);
+    loop {
+        while let Ok(Some(request)) = codec.decode(&mut read) {
+            let mut written = bytes::BytesMut::new();
+            for op in answer(asked, request.op) {
+                codec.encode(LdapMsg::new(request.msgid, op), &mut written).unwrap();
+            }
+            asked += 1;
+            if stream.write_all(&written).await.is_err() {
+                return;
+            }
+        }
+        if !stream.read_buf(&mut read).await.is_ok_and(|read| read > 0) {
+            return;
+        }
+    }
+}
