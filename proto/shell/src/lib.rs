@@ -2,6 +2,7 @@
 //! Nothing here knows of calls.
 
 pub mod config;
+pub mod findings;
 pub mod journald;
 pub mod logs;
 pub mod notify;

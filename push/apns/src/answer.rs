@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
 use jiff::{Timestamp, fmt::rfc2822};
 use push_core::{Environment, Outcome, Reason};
 use serde::Deserialize;
@@ -29,12 +28,12 @@ struct Refusal {
 }
 
 /// The outcome, for a status other than 200.
-pub(crate) fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8], environment: Environment, now: Timestamp) -> Outcome {
+pub(crate) fn refused(status: u16, retry_after: Option<&[u8]>, body: &[u8], environment: Environment, now: Timestamp) -> Outcome {
     let refusal: Refusal = serde_json::from_slice(body).unwrap_or_default();
     let word = refusal.reason.as_deref().unwrap_or_default();
     let reason = word_of(word).map_or_else(|| unknown(status, word), Reason::known);
-    let after = retry_after(headers, now);
-    match (status.as_u16(), word) {
+    let after = wait(retry_after, now);
+    match (status, word) {
         (400, "BadDeviceToken") => Outcome::Fatal { reason: Reason::known(bad_device_token(environment)) },
         (
             400,
@@ -78,8 +77,8 @@ fn bad_device_token(environment: Environment) -> &'static str {
     }
 }
 
-fn unknown(status: StatusCode, word: &str) -> Reason {
-    if word.is_empty() { Reason::told(&format!("status {}", status.as_u16())) } else { Reason::told(word) }
+fn unknown(status: u16, word: &str) -> Reason {
+    if word.is_empty() { Reason::told(&format!("status {status}")) } else { Reason::told(word) }
 }
 
 /// Apple's word, if it is one of the table.
@@ -125,9 +124,9 @@ fn word_of(word: &str) -> Option<&'static str> {
     WORDS.iter().find(|it| **it == word).copied()
 }
 
-/// Seconds or a date (RFC 9110 §10.2.3).
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+/// `Retry-After`: seconds or a date (RFC 9110 §10.2.3).
+fn wait(text: Option<&[u8]>, now: Timestamp) -> Option<Duration> {
+    let text = std::str::from_utf8(text?).ok()?.trim();
     let wait = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => LONGEST_WAIT,
@@ -141,8 +140,6 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn now() -> Timestamp {
@@ -150,7 +147,7 @@ mod tests {
     }
 
     fn answer(status: u16, body: &str) -> Outcome {
-        refused(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes(), Environment::Production, now())
+        refused(status, None, body.as_bytes(), Environment::Production, now())
     }
 
     fn told(status: u16, reason: &str) -> (&'static str, String) {
@@ -237,11 +234,7 @@ mod tests {
 
     #[test]
     fn a_wait_is_seconds_or_a_date_and_absurd_ones_are_clamped() {
-        let wait = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(RETRY_AFTER, HeaderValue::from_str(text).unwrap());
-            retry_after(&headers, now())
-        };
+        let wait = |text: &str| wait(Some(text.as_bytes()), now());
         assert_eq!(wait("30"), Some(Duration::from_secs(30)));
         assert_eq!(wait("0"), Some(SHORTEST_WAIT));
         assert_eq!(wait("99999999999999999999999"), Some(LONGEST_WAIT));

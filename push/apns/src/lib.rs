@@ -5,11 +5,12 @@
 //! - `token`: the provider token, one for all senders of a team's key.
 //! - `message`, `answer`: a [`push_core::Request`] becomes an HTTP request, an answer an [`push_core::Outcome`].
 //! - `pool`: which connection takes the next request, who waits, when another connection is wanted. No I/O.
-//! - `link`, `wire`: one connection, its life and its pings.
+//! - `exchange`: requests on one connection and who waits for their answers; `link`: its task, its life and its pings.
 //! - `sender`: [`Apns`], where they meet.
 
 mod answer;
 mod certificate;
+mod exchange;
 mod link;
 mod message;
 mod pool;
@@ -17,7 +18,6 @@ mod sender;
 mod settings;
 mod statistics;
 mod token;
-mod wire;
 
 pub use certificate::Certificate;
 pub use sender::Apns;

@@ -1,44 +1,49 @@
-//! One connection: how it is opened, what its task watches for, how it ends. The task drives HTTP/2 and looks, whenever something was
-//! received, at what may have changed: the peer's limit, its GOAWAY, its sign of life.
+//! One connection: how it is opened, what its task watches for, how it ends. The task moves octets between socket and HTTP/2, many
+//! requests at a time, and looks, whenever something was received, at what has changed: the peer's limit, its GOAWAY, its sign of life.
 
 use std::{
     future::poll_fn,
+    io,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::{FutureExt, task::AtomicWaker};
-use h2::{
-    Ping, PingPong,
-    client::{Connection, SendRequest},
-};
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use push_core::connect::BoxedIo;
+use push_wire::{Broken, Refused, Request};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
+};
 
-use crate::{pool::Load, sender::Shared, settings::Cause, wire::Wire};
+use crate::{
+    exchange::{BEFORE_SETTINGS, Exchange, News, Reply, Slot},
+    pool::Load,
+    sender::Shared,
+    settings::Cause,
+};
 
-/// Streams that we reset are remembered this long and this many, so that late answers to them do not look like errors.
-const RESET_REMEMBERED: (Duration, usize) = (Duration::from_secs(30), 4096);
-/// A header list of an answer is not longer.
-const HEADER_LIST: u32 = 16 * 1024;
+/// What is read at a time: more than the largest frame.
+const INPUT: usize = 64 * 1024;
+/// After so many times something is written.
+const READS: usize = 16;
+/// A buffer that grew beyond this is not kept.
+const OUTPUT: usize = 256 * 1024;
 /// A connection without an answer yet gets company when the first takes this many of the intervals after which pings are sent.
 const UNPROVEN: u32 = 2;
-/// Until the peer's settings are there, one request at a time is taken.
-const BEFORE_SETTINGS: usize = 1;
 
 /// The shared side of a connection.
 pub(crate) struct Link {
     pub(crate) number: u64,
     pub(crate) began: Instant,
     pub(crate) load: Load,
-    /// `None`: it takes no more requests.
-    pub(crate) requests: Mutex<Option<SendRequest<Bytes>>>,
+    exchange: Mutex<Exchange>,
     /// Milliseconds since it began.
     heard_at: AtomicU64,
     asked: AtomicBool,
@@ -50,27 +55,37 @@ pub(crate) struct Link {
 enum End {
     /// Both sides were done.
     Closed,
-    Broken(h2::Error),
+    /// The peer closed it in the middle.
+    Lost,
+    Failed(io::Error),
+    Broken(Broken),
     PingLost,
     Abandoned,
+}
+
+/// An answer that is awaited. Dropped before it is there, it is not wanted any more.
+pub(crate) struct Answering<'a> {
+    link: &'a Link,
+    slot: Option<Slot>,
 }
 
 /// The task's side.
 struct Driver {
     shared: Arc<Shared>,
     link: Arc<Link>,
-    connection: Connection<Wire, Bytes>,
-    /// Tells of GOAWAY; kept only until then, for the connection does not close while it is there.
-    probe: Option<SendRequest<Bytes>>,
-    ping: PingPong,
-    /// Our ping is with the peer, however long already.
-    ping_out: bool,
+    io: BoxedIo,
+    input: Box<[u8]>,
+    /// Octets at its beginning that are there.
+    filled: usize,
+    output: Vec<u8>,
+    written: usize,
+    /// Something was written that the stream under it may still hold back.
+    unflushed: bool,
+    woken: Vec<Waker>,
     /// Since when a sign of life is awaited.
     asked_at: Option<Instant>,
     doubted: bool,
-    heard: Arc<AtomicBool>,
     heard_at: Instant,
-    limit: usize,
     /// When it was last found to be needed although idle.
     kept_at: Instant,
     timer: Pin<Box<Sleep>>,
@@ -90,11 +105,21 @@ impl Link {
         self.task.wake();
     }
 
+    /// Writes a request whose answer is worth something until then.
+    pub(crate) fn send(&self, request: &Request<'_>, by: Instant) -> Result<Answering<'_>, Refused> {
+        let (slot, wake) = self.exchange.lock().send(request, by)?;
+        if wake {
+            self.task.wake();
+        }
+        Ok(Answering { link: self, slot: Some(slot) })
+    }
+
     /// Takes no more requests; it closes when those on their way are answered.
     pub(crate) fn retire(&self) {
-        drop(self.requests.lock().take());
+        self.exchange.lock().retire();
         self.task.wake();
     }
+
 
     /// Closes now.
     pub(crate) fn abandon(&self) {
@@ -123,17 +148,18 @@ async fn run(shared: Arc<Shared>) {
         }
     };
     let link = driver.link.clone();
-    let seated = shared.pool.lock().seat(&link, driver.limit);
+    let seated = shared.pool.lock().seat(&link, BEFORE_SETTINGS);
     let Some(todo) = seated else { return };
     shared.counters.opened.add();
     shared.alive.fetch_add(1, Ordering::AcqRel);
     tracing::debug!(at = %shared.settings.at, connection = link.number, "connected to apns");
     shared.settle(todo);
     let end = driver.drive().await;
-    link.retire();
     let why = match &end {
         End::Closed => "the connection was closed".to_owned(),
-        End::Broken(error) => format!("the connection broke: {}", Cause::new(error)),
+        End::Lost => "the provider closed the connection".to_owned(),
+        End::Failed(error) => format!("the connection broke: {}", Cause::new(error)),
+        End::Broken(broken) => broken.to_string(),
         End::PingLost => {
             shared.counters.pings_missed.add();
             format!("no sign of life within {:?}", shared.settings.ping_deadline)
@@ -152,24 +178,12 @@ async fn open(shared: &Arc<Shared>) -> Result<Driver, String> {
     if !connected.alpn.is_empty() && connected.alpn != b"h2" {
         return Err("the peer does not speak HTTP/2".to_owned());
     }
-    let heard = Arc::new(AtomicBool::new(false));
-    let wire = Wire::new(connected.io, heard.clone());
-    let (requests, mut connection) = h2::client::Builder::new()
-        .enable_push(false)
-        .initial_max_send_streams(BEFORE_SETTINGS)
-        .max_header_list_size(HEADER_LIST)
-        .reset_stream_duration(RESET_REMEMBERED.0)
-        .max_concurrent_reset_streams(RESET_REMEMBERED.1)
-        .handshake(wire)
-        .await
-        .map_err(|error| Cause::new(error).to_string())?;
-    let ping = connection.ping_pong().ok_or("HTTP/2 has no pings")?;
     let began = Instant::now();
     let link = Link {
         number: shared.next_number(),
         began,
         load: Load::default(),
-        requests: Mutex::new(Some(requests.clone())),
+        exchange: Mutex::new(Exchange::new()),
         heard_at: AtomicU64::new(0),
         asked: AtomicBool::new(false),
         abandoned: AtomicBool::new(false),
@@ -178,15 +192,16 @@ async fn open(shared: &Arc<Shared>) -> Result<Driver, String> {
     Ok(Driver {
         shared: shared.clone(),
         link: Arc::new(link),
-        connection,
-        probe: Some(requests),
-        ping,
-        ping_out: false,
+        io: connected.io,
+        input: vec![0; INPUT].into_boxed_slice(),
+        filled: 0,
+        output: Vec::new(),
+        written: 0,
+        unflushed: false,
+        woken: Vec::new(),
         asked_at: None,
         doubted: false,
-        heard,
         heard_at: began,
-        limit: BEFORE_SETTINGS,
         kept_at: began,
         timer: Box::pin(sleep_until(began + shared.settings.ping_waiting)),
     })
@@ -204,57 +219,106 @@ impl Driver {
         if self.link.abandoned.load(Ordering::Acquire) {
             return Poll::Ready(End::Abandoned);
         }
-        let ended = self.connection.poll_unpin(cx);
-        if self.heard.swap(false, Ordering::Relaxed) {
-            self.received(cx);
+        let read = self.poll_read(cx);
+        if read.is_pending() {
+            if self.link.asked.load(Ordering::Acquire) && self.asked_at.is_none() {
+                self.send_ping(Instant::now());
+            }
+            if let Poll::Ready(end) = self.poll_timer(cx) {
+                return Poll::Ready(end);
+            }
         }
-        if self.probe.is_some() && self.link.requests.lock().is_none() {
-            self.probe = None;
-            // It may be that nothing else is awaited: let HTTP/2 see that it can close.
-            cx.waker().wake_by_ref();
+        // What timers and answers made goes out with the requests.
+        let done = self.link.exchange.lock().is_done();
+        let written = self.poll_write(cx);
+        match (read, written) {
+            (Poll::Ready(end), _) => Poll::Ready(end),
+            (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(End::Failed(error)),
+            // Whatever the peer says to that, it is over.
+            (Poll::Pending, Poll::Ready(Ok(()))) if done => Pin::new(&mut self.io).poll_shutdown(cx).map(|_| End::Closed),
+            (Poll::Pending, _) => Poll::Pending,
         }
-        if let Poll::Ready(ended) = ended {
-            return Poll::Ready(ended.map_or_else(End::Broken, |()| End::Closed));
+    }
+
+    /// Reads what there is; ready: the connection has ended.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        for _ in 0..READS {
+            let mut buffer = ReadBuf::new(self.input.get_mut(self.filled..).unwrap_or_default());
+            if let Err(error) = ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)) {
+                return Poll::Ready(End::Failed(error));
+            }
+            let length = buffer.filled().len();
+            if length == 0 {
+                return Poll::Ready(End::Lost);
+            }
+            self.filled += length;
+            if let Err(broken) = self.received() {
+                return Poll::Ready(End::Broken(broken));
+            }
         }
-        if self.link.asked.load(Ordering::Acquire) && self.asked_at.is_none() {
-            self.send_ping(Instant::now());
-        }
-        self.poll_timer(cx)
+        // There is more, but what was asked is to be answered meanwhile.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Something was received: what is different now?
-    fn received(&mut self, cx: &mut Context<'_>) {
+    fn received(&mut self) -> Result<(), Broken> {
+        let mut news = News::default();
+        let input = self.input.get(..self.filled).unwrap_or_default();
+        let result = self.link.exchange.lock().receive(input, &mut news, &mut self.woken);
+        if let Ok(read) = result {
+            self.input.copy_within(read..self.filled, 0);
+            self.filled -= read;
+        }
         self.heard_at = Instant::now();
         let millis = self.heard_at.duration_since(self.link.began).as_millis();
         self.link.heard_at.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
-        if self.ping_out && self.ping.poll_pong(cx).is_ready() {
-            self.ping_out = false;
-        }
         if self.asked_at.take().is_some() {
             self.doubted &= !self.link.load.proven();
             self.link.asked.store(false, Ordering::Release);
             let todo = self.shared.pool.lock().heard(&self.link);
             self.shared.settle(todo);
         }
-        let limit = self.connection.max_concurrent_send_streams();
-        if limit != self.limit {
-            self.limit = limit;
+        if let Some(limit) = news.limit {
             let todo = self.shared.pool.lock().limited(&self.link, limit);
             self.shared.settle(todo);
         }
-        if let Some(Poll::Ready(Err(error))) = self.probe.as_mut().map(|probe| probe.poll_ready(cx)) {
-            self.shared.retire(&self.link, &error);
-            self.probe = None;
-            cx.waker().wake_by_ref();
+        // Before those are called whose requests were not processed: they must not come back to it.
+        if let Some(farewell) = news.farewell {
+            self.shared.farewell(&self.link, &farewell);
         }
+        self.woken.drain(..).for_each(Waker::wake);
+        result.map(|_| ())
+    }
+
+    /// Writes all there is, in pieces as large as can be.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            while let Some(rest) = self.output.get(self.written..).filter(|rest| !rest.is_empty()) {
+                match ready!(Pin::new(&mut self.io).poll_write(cx, rest))? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    written => self.written += written,
+                }
+                self.unflushed = true;
+            }
+            self.output.clear();
+            self.output.shrink_to(OUTPUT);
+            self.written = 0;
+            if !self.link.exchange.lock().swap_output(&mut self.output) {
+                break;
+            }
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn send_ping(&mut self, now: Instant) {
         self.asked_at = Some(now);
         // The last one may still be out, although other frames came since; its answer will do.
-        if !self.ping_out && self.ping.send_ping(Ping::opaque()).is_ok() {
-            self.ping_out = true;
-        }
+        self.link.exchange.lock().ping();
     }
 
     /// When there is something to do next.
@@ -311,6 +375,9 @@ impl Driver {
                 }
                 continue;
             }
+            let late = self.link.exchange.lock().expire(now, &mut self.woken);
+            self.woken.drain(..).for_each(Waker::wake);
+            let due = late.map_or(due, |late| late.min(due));
             // One that is set for earlier is left alone: what is due is then found to have moved.
             if self.timer.is_elapsed() || self.timer.deadline() > due {
                 self.timer.as_mut().reset(due);
@@ -318,6 +385,36 @@ impl Driver {
             if self.timer.poll_unpin(cx).is_pending() {
                 return Poll::Pending;
             }
+        }
+    }
+}
+
+/// Whatever ended the task: nothing more is answered.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.link.exchange.lock().end(&mut self.woken);
+        self.woken.drain(..).for_each(Waker::wake);
+    }
+}
+
+// === impl Answering ===
+
+impl Future for Answering<'_> {
+    type Output = Reply;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
+        let Some(slot) = self.slot else { return Poll::Pending };
+        let reply = ready!(self.link.exchange.lock().poll(slot, cx));
+        self.slot = None;
+        Poll::Ready(reply)
+    }
+}
+
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            self.link.exchange.lock().forget(slot);
+            self.link.task.wake();
         }
     }
 }

@@ -1,101 +1,89 @@
-//! From a push to an HTTP request. Values that many pushes share are made once. Values that differ in each push are marked sensitive:
-//! so they stay out of the compression table, where they would only push out what is repeated.
+//! From a push to an HTTP request. Fields that many pushes share are put together once, as Apple wants them compressed: the path and the
+//! provider token are in no table, of fields that differ in each push only the names.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, sync::Arc};
 
-use bytes::{Bytes, BytesMut};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request as HttpRequest, Uri,
-    header::AUTHORIZATION,
-    uri::{Authority, PathAndQuery, Scheme},
-};
-use push_core::{ApnsPayload, ApnsPushType, Class, Outcome, Payload, Priority, Reason, Request, Target, Token};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use push_core::{ApnsPayload, ApnsPushType, Class, CollapseKey, Outcome, Payload, Priority, PushId, Reason, Request, Target, Token};
+use push_wire::hpack::{Field, Head};
 
-use crate::{Settings, SettingsError};
-
-const APNS_ID: HeaderName = HeaderName::from_static("apns-id");
-const APNS_TOPIC: HeaderName = HeaderName::from_static("apns-topic");
-const APNS_PUSH_TYPE: HeaderName = HeaderName::from_static("apns-push-type");
-const APNS_PRIORITY: HeaderName = HeaderName::from_static("apns-priority");
-const APNS_EXPIRATION: HeaderName = HeaderName::from_static("apns-expiration");
-const APNS_COLLAPSE_ID: HeaderName = HeaderName::from_static("apns-collapse-id");
+use crate::{Settings, token::Bearer};
 
 /// The longest document, in octets.
 const LONGEST: usize = 4096;
 /// Of a VoIP push.
 const LONGEST_VOIP: usize = 5120;
 
-const DEVICE: &str = "/3/device/";
-/// What is written for a push beside its token, in one buffer: the path's beginning, the id, the time.
-const BESIDE_THE_TOKEN: usize = DEVICE.len() + uuid::fmt::Hyphenated::LENGTH + 20;
+const DEVICE: &[u8] = b"/3/device/";
+/// `apns-priority`.
+const PRIORITIES: [&str; 3] = ["1", "5", "10"];
 
 /// What all requests of one application have in common.
 pub(crate) struct Template {
-    authority: Authority,
+    authority: String,
     /// In the order of [`ApnsPushType::ALL`].
-    kinds: Vec<Kind>,
-}
-
-struct Kind {
-    push_type: HeaderValue,
-    topic: HeaderValue,
-}
-
-// === impl Template ===
-
-impl Template {
-    pub(crate) fn new(settings: &Settings) -> Result<Self, SettingsError> {
-        // The port belongs to the authority unless it is the scheme's own.
-        let host = settings.at.to_string();
-        let host = if settings.at.port == 443 { host.trim_end_matches(":443") } else { &host };
-        let authority = host.parse().map_err(|_| SettingsError::Host)?;
-        let kind = |(push_type, name): &(ApnsPushType, &'static str)| {
-            let topic = HeaderValue::try_from(settings.topic_of(*push_type)).map_err(|_| SettingsError::Topic)?;
-            Ok(Kind { push_type: HeaderValue::from_static(name), topic })
-        };
-        let kinds = ApnsPushType::ALL.iter().map(kind).collect::<Result<_, SettingsError>>()?;
-        Ok(Self { authority, kinds })
-    }
-
-    /// The request's head.
-    pub(crate) fn head(&self, message: &Message, authorization: Option<HeaderValue>) -> Option<HttpRequest<()>> {
-        let kind = self.kinds.get(message.payload.push_type as usize)?;
-        // Not one more than there are: the next size is too large for what the allocator keeps at hand.
-        let mut headers = HeaderMap::with_capacity(6 + usize::from(message.collapse.is_some()));
-        if let Some(authorization) = authorization {
-            headers.insert(AUTHORIZATION, authorization);
-        }
-        headers.insert(APNS_TOPIC, kind.topic.clone());
-        headers.insert(APNS_PUSH_TYPE, kind.push_type.clone());
-        headers.insert(APNS_PRIORITY, HeaderValue::from_static(message.priority));
-        headers.insert(APNS_ID, message.id.clone());
-        if let Some(expiration) = &message.expiration {
-            headers.insert(APNS_EXPIRATION, expiration.clone());
-        }
-        if let Some(collapse) = &message.collapse {
-            headers.insert(APNS_COLLAPSE_ID, collapse.clone());
-        }
-        let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(Scheme::HTTPS);
-        uri.authority = Some(self.authority.clone());
-        uri.path_and_query = Some(message.path.clone());
-        let mut head = HttpRequest::new(());
-        *head.method_mut() = Method::POST;
-        *head.uri_mut() = Uri::from_parts(uri).ok()?;
-        *head.headers_mut() = headers;
-        Some(head)
-    }
+    topics: Vec<String>,
+    /// By push type and priority, of the provider token of this serial number.
+    heads: Mutex<Vec<Option<(u64, Arc<Head>)>>>,
 }
 
 /// A push, checked.
 pub(crate) struct Message {
     pub(crate) class: Class,
     payload: ApnsPayload,
-    path: PathAndQuery,
-    id: HeaderValue,
-    priority: &'static str,
-    expiration: Option<HeaderValue>,
-    collapse: Option<HeaderValue>,
+    token: Token,
+    id: PushId,
+    /// Which of the priorities.
+    priority: usize,
+    expiration: Option<Cow<'static, str>>,
+    collapse: Option<CollapseKey>,
+}
+
+// === impl Template ===
+
+impl Template {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        // The port belongs to the authority unless it is the scheme's own.
+        let host = settings.at.to_string();
+        let authority = if settings.at.port == 443 { host.trim_end_matches(":443").to_owned() } else { host };
+        let topics: Vec<_> = ApnsPushType::ALL.iter().map(|(push_type, _)| settings.topic_of(*push_type)).collect();
+        let heads = Mutex::new(vec![None; topics.len() * PRIORITIES.len()]);
+        Self { authority, topics, heads }
+    }
+
+    /// What requests of one kind share.
+    fn head(&self, kind: ApnsPushType, priority: usize, bearer: Option<&Bearer>) -> Arc<Head> {
+        let serial = bearer.map_or(0, |bearer| bearer.serial);
+        let at = kind as usize * PRIORITIES.len() + priority;
+        let mut heads = self.heads.lock();
+        if let Some(Some((of, head))) = heads.get(at)
+            && *of == serial
+        {
+            return head.clone();
+        }
+        let head = Arc::new(self.make(kind, priority, bearer));
+        if let Some(place) = heads.get_mut(at) {
+            *place = Some((serial, head.clone()));
+        }
+        head
+    }
+
+    fn make(&self, kind: ApnsPushType, priority: usize, bearer: Option<&Bearer>) -> Head {
+        let topic = self.topics.get(kind as usize).cloned().unwrap_or_default();
+        let mut fields = vec![
+            Field::kept(":method", &b"POST"[..]),
+            Field::kept(":scheme", &b"https"[..]),
+            Field::kept(":authority", self.authority.clone().into_bytes()),
+            Field::kept("apns-topic", topic.into_bytes()),
+            Field::kept("apns-push-type", kind.as_str().as_bytes()),
+            Field::kept("apns-priority", PRIORITIES.get(priority).copied().unwrap_or("5").as_bytes()),
+        ];
+        if let Some(bearer) = bearer {
+            fields.push(Field::secret("authorization", bearer.value.as_bytes().to_vec()));
+        }
+        Head::new(fields)
+    }
 }
 
 // === impl Message ===
@@ -114,13 +102,15 @@ impl Message {
         if payload.body.len() > longest {
             return Err(bad("PayloadTooLarge"));
         }
-        let mut text = BytesMut::with_capacity(token.expose().len() + BESIDE_THE_TOKEN);
-        let path = path(&mut text, &token).ok_or_else(|| fatal("BadDeviceToken: the token is not hexadecimal"))?;
+        let text = token.expose();
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(fatal("BadDeviceToken: the token is not hexadecimal"));
+        }
         let priority = match (request.priority, payload.push_type) {
             // Apple refuses a background push of high priority.
-            (Priority::High, ApnsPushType::Background) | (Priority::Normal, _) => "5",
-            (Priority::High, _) => "10",
-            (Priority::Low, _) => "1",
+            (Priority::High, ApnsPushType::Background) | (Priority::Normal, _) => 1,
+            (Priority::High, _) => 2,
+            (Priority::Low, _) => 0,
         };
         let expiration = match request.deadline {
             // Stored for nobody: it is delivered now or never.
@@ -130,53 +120,42 @@ impl Message {
             None if request.class == Class::Call => Some(0),
             None => None,
         };
-        let expiration = match expiration {
-            None => None,
-            // Most of them, and the same every time.
-            Some(0) => Some(HeaderValue::from_static("0")),
-            Some(seconds) => {
-                write!(text, "{seconds}").map_err(|_| bad("BadExpirationDate"))?;
-                Some(own(text.split().freeze()).ok_or_else(|| bad("BadExpirationDate"))?)
-            }
-        };
-        let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
-        text.extend_from_slice(request.id.as_uuid().hyphenated().encode_lower(&mut id).as_bytes());
-        let id = own(text.split().freeze()).ok_or_else(|| bad("BadMessageId"))?;
-        let collapse = match request.collapse {
-            Some(key) => Some(own(Bytes::copy_from_slice(key.as_str().as_bytes())).ok_or_else(|| bad("BadCollapseId"))?),
-            None => None,
-        };
-        Ok(Self { class: request.class, payload, path, id, priority, expiration, collapse })
+        let expiration = expiration.map(|seconds| if seconds == 0 { "0".into() } else { seconds.to_string().into() });
+        Ok(Self { class: request.class, payload, token, id: request.id, priority, expiration, collapse: request.collapse })
     }
 
-    /// The body.
-    pub(crate) fn body(&self) -> Bytes {
+    /// Hands the request out, put together.
+    pub(crate) fn with_request<R>(
+        &self,
+        template: &Template,
+        bearer: Option<&Bearer>,
+        send: impl FnOnce(&push_wire::Request<'_>) -> R,
+    ) -> R {
+        let head = template.head(self.payload.push_type, self.priority, bearer);
+        let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
+        let id = Field::once("apns-id", &*self.id.as_uuid().hyphenated().encode_lower(&mut id).as_bytes());
+        let path = [DEVICE, self.token.expose().as_bytes()];
+        let expiration = self.expiration.as_ref().map(|text| Field::once("apns-expiration", text.as_bytes()));
+        let collapse = self.collapse.as_ref().map(|key| Field::once("apns-collapse-id", key.as_str().as_bytes()));
+        let request = |own: &[Field<'_>]| send(&push_wire::Request { path: &path, head: &head, own, body: self.body() });
+        match (expiration, collapse) {
+            (None, None) => request(&[id]),
+            (Some(one), None) | (None, Some(one)) => request(&[id, one]),
+            (Some(expiration), Some(collapse)) => request(&[id, expiration, collapse]),
+        }
+    }
+
+    fn body(&self) -> Bytes {
         self.payload.body.clone()
     }
 }
 
-/// A value that no other push has.
-fn own(text: Bytes) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_maybe_shared(text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
-fn path(text: &mut BytesMut, token: &Token) -> Option<PathAndQuery> {
-    let token = token.expose();
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    text.extend_from_slice(DEVICE.as_bytes());
-    text.extend_from_slice(token.as_bytes());
-    PathAndQuery::from_maybe_shared(text.split().freeze()).ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, sync::Arc};
+    use std::collections::HashMap;
 
-    use push_core::{CollapseKey, Environment, Provider, PushId, WebPayload, WebUrgency};
+    use push_core::{Environment, Provider, WebPayload, WebUrgency};
+    use push_wire::{Connection, Limits, hpack::Decoder};
 
     use super::*;
     use crate::{Auth, ProviderTokens, SystemClock};
@@ -200,12 +179,26 @@ mod tests {
         }
     }
 
-    fn head(settings: &Settings, request: Request) -> HttpRequest<()> {
-        Template::new(settings).unwrap().head(&Message::new(request).ok().unwrap(), None).unwrap()
+    /// The fields as a peer reads them.
+    fn head(settings: &Settings, request: Request) -> HashMap<String, String> {
+        let (template, message) = (Template::new(settings), Message::new(request).ok().unwrap());
+        let mut connection = Connection::new(Limits::default());
+        let mut output = Vec::new();
+        connection.swap_output(&mut output);
+        output.clear();
+        connection.swap_output(&mut output);
+        message.with_request(&template, None, |request| connection.request(request, ()).unwrap());
+        connection.swap_output(&mut output);
+        let length = usize::from(output[1]) << 8 | usize::from(output[2]);
+        let text = |octets: &[u8]| String::from_utf8(octets.to_vec()).unwrap();
+        let mut fields = HashMap::new();
+        let read = Decoder::default().decode(&output[9..9 + length], |name, value| drop(fields.insert(text(name), text(value))));
+        read.unwrap();
+        fields
     }
 
-    fn header<'a>(head: &'a HttpRequest<()>, name: &str) -> Option<&'a str> {
-        head.headers().get(name).map(|value| value.to_str().unwrap())
+    fn header<'a>(head: &'a HashMap<String, String>, name: &str) -> Option<&'a str> {
+        head.get(name).map(String::as_str)
     }
 
     #[test]
@@ -214,8 +207,10 @@ mod tests {
         push.collapse = CollapseKey::parse("room-7");
         let id = push.id.to_string();
         let head = head(&settings(), push);
-        assert_eq!(head.method(), Method::POST);
-        assert_eq!(head.uri().to_string(), format!("https://api.push.apple.com/3/device/{}", "0a".repeat(32)));
+        let device = format!("/3/device/{}", "0a".repeat(32));
+        for (name, value) in [(":method", "POST"), (":scheme", "https"), (":authority", "api.push.apple.com"), (":path", &device)] {
+            assert_eq!(header(&head, name), Some(value));
+        }
         assert_eq!(header(&head, "apns-id"), Some(&*id));
         assert_eq!(header(&head, "apns-topic"), Some("com.example.phone"));
         assert_eq!(header(&head, "apns-push-type"), Some("alert"));
@@ -232,7 +227,7 @@ mod tests {
         settings.at.port = 2197;
         for (push_type, name) in ApnsPushType::ALL {
             let head = head(&settings, request(push_type));
-            assert_eq!(head.uri().authority().unwrap(), "api.push.apple.com:2197");
+            assert_eq!(header(&head, ":authority"), Some("api.push.apple.com:2197"));
             assert_eq!(header(&head, "apns-push-type"), Some(name));
             let topic = match push_type {
                 ApnsPushType::Mdm => "com.apple.mgmt.External.1".to_owned(),

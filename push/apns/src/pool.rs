@@ -199,14 +199,19 @@ impl State {
         self.settle(Todo::default())
     }
 
-    /// Asks for room; `waker` is called when there is some, if there is none now. `again`: what it had was taken away.
-    pub(crate) fn enter(&mut self, class: Class, again: bool, waker: &Waker) -> (Room, Todo) {
+    /// Asks for room that is there, or for nothing; `None`: it must be waited for.
+    pub(crate) fn enter_now(&mut self, class: Class, again: bool) -> Option<Room> {
         if self.phase == Phase::Closed || (self.phase == Phase::Closing && !again) {
-            return (Room::Closed, Todo::default());
+            return Some(Room::Closed);
         }
         self.wanted = true;
-        if let Some(link) = self.seat_with_room(class) {
-            return (Room::Granted(link), Todo::default());
+        self.seat_with_room(class).map(Room::Granted)
+    }
+
+    /// Asks for room; `waker` is called when there is some, if there is none now. `again`: what it had was taken away.
+    pub(crate) fn enter(&mut self, class: Class, again: bool, waker: &Waker) -> (Room, Todo) {
+        if let Some(room) = self.enter_now(class, again) {
+            return (room, Todo::default());
         }
         if self.waiting.len() >= self.rules.max_waiting {
             return (Room::Full, Todo::default());

@@ -1,5 +1,5 @@
 //! [`Apns`]: a push goes through checks, waits for room, is sent, and its answer becomes an outcome – all in the future that the caller
-//! drives. There is no task and no channel per push: HTTP/2 wakes the caller itself.
+//! drives. There is no task, no channel and no timer per push: the connection wakes the caller.
 
 use std::{
     fmt,
@@ -13,29 +13,26 @@ use std::{
     time::Duration,
 };
 
-use h2::{Reason as Code, RecvStream, client::ResponseFuture};
-use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use push_core::{Backoff, Capacity, Class, Outcome, Provider, Reason, Request, Sender, Sending, connect::Connect};
+use push_wire::Refused;
 use tokio::{
     runtime::Handle,
     sync::Notify,
-    time::{Instant, Sleep, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use crate::{
     Auth, Settings, SettingsError, Statistics, answer,
-    link::{self, Link},
+    exchange::Reply,
+    link::{self, Answering, Link},
     message::{Message, Template},
     pool::{Phase, Room, Rules, State, Todo},
-    settings::Cause,
     statistics::Counters,
-    token::Rejected,
+    token::{Bearer, Rejected},
 };
 
-/// More of a refusal's body is not read; a document of Apple's has some eighty octets.
-const LONGEST_BODY: usize = 4096;
 /// Connections that do not say good-bye within this are dropped.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -80,13 +77,6 @@ enum NoRoom {
     Full,
 }
 
-/// How one request on one connection ended.
-enum Reply {
-    Answered { status: StatusCode, headers: HeaderMap, body: Vec<u8> },
-    NotProcessed(Reason),
-    Lost(Reason),
-}
-
 // === impl Apns ===
 
 impl Apns {
@@ -101,7 +91,7 @@ impl Apns {
             trusted_for: settings.trusted_for,
         };
         let shared = Shared {
-            template: Template::new(&settings)?,
+            template: Template::new(&settings),
             pool: Mutex::new(State::new(rules, Backoff::new(settings.backoff.0, settings.backoff.1))),
             settings,
             connect,
@@ -215,17 +205,21 @@ impl Shared {
         }
     }
 
-    /// The connection takes no more requests, the provider says, or HTTP/2 does.
-    pub(crate) fn retire(self: &Arc<Self>, link: &Link, error: &h2::Error) {
-        let why =
-            if error.is_go_away() { format!("the provider sent GOAWAY: {}", Cause::new(error)) } else { Cause::new(error).to_string() };
-        let (seated, todo) = self.pool.lock().unseat(link, &why);
-        link.retire();
-        if seated && error.is_go_away() && error.is_remote() {
+    /// The provider leaves the connection.
+    pub(crate) fn farewell(self: &Arc<Self>, link: &Link, words: &str) {
+        let why = format!("the provider said good-bye: {words}");
+        if self.leave(link, &why) {
             self.counters.goaways.add();
             tracing::info!(at = %self.settings.at, connection = link.number, reason = why, "apns leaves the connection");
         }
+    }
+
+    /// The connection takes no more requests. False: that was known.
+    fn leave(self: &Arc<Self>, link: &Link, why: &str) -> bool {
+        let (seated, todo) = self.pool.lock().unseat(link, why);
+        link.retire();
         self.settle(todo);
+        seated
     }
 
     async fn close(self: &Arc<Self>) {
@@ -250,6 +244,15 @@ impl Shared {
         links.iter().for_each(|link| link.abandon());
     }
 
+    /// Room, if there is some at once or none at all; `None`: it must be waited for.
+    fn room_now(self: &Arc<Self>, class: Class, again: bool) -> Option<Result<Permit, NoRoom>> {
+        let room = self.pool.lock().enter_now(class, again)?;
+        Some(match room {
+            Room::Granted(link) => Ok(Permit { shared: self.clone(), link, proven: false }),
+            _ => Err(NoRoom::Closed),
+        })
+    }
+
     /// Why a push that waited was not sent.
     fn not_sent(&self) -> Outcome {
         let pool = self.pool.lock();
@@ -265,13 +268,8 @@ impl Shared {
 
 impl Permit {
     /// Writes the request. An error means that nothing was sent.
-    fn send(&self, message: &Message, authorization: Option<HeaderValue>) -> Result<ResponseFuture, Option<h2::Error>> {
-        let head = self.shared.template.head(message, authorization).ok_or(None)?;
-        let mut requests = self.link.requests.lock();
-        let (response, mut body) = requests.as_mut().ok_or(None)?.send_request(head, false).map_err(Some)?;
-        // If the stream is dead already, the response says why.
-        drop(body.send_data(message.body(), true));
-        Ok(response)
+    fn send(&self, message: &Message, bearer: Option<&Bearer>, by: Instant) -> Result<Answering<'_>, Refused> {
+        message.with_request(&self.shared.template, bearer, |request| self.link.send(request, by))
     }
 }
 
@@ -326,13 +324,16 @@ async fn attempts(shared: &Arc<Shared>, message: &Message, deadline: Option<Time
     let settings = &shared.settings;
     shared.runtime();
     let by = Instant::now() + settings.request_deadline;
-    let mut timer = pin!(sleep_until(by));
     // Boxed, as all that is rare: every push pays for the size of this future.
     let mut backoff: Option<Box<Backoff>> = None;
     let mut renewed = false;
     loop {
-        let enter = Enter { shared, class: message.class, again: backoff.is_some() || renewed, arrival: None };
-        let mut permit = match within(timer.as_mut(), enter).await {
+        let again = backoff.is_some() || renewed;
+        let room = match shared.room_now(message.class, again) {
+            Some(room) => Some(room),
+            None => Box::pin(timeout_at(by, Enter { shared, class: message.class, again, arrival: None })).await.ok(),
+        };
+        let mut permit = match room {
             Some(Ok(permit)) => permit,
             Some(Err(NoRoom::Closed)) => return not_sent("the sender is closed"),
             Some(Err(NoRoom::Full)) => return not_sent("too many pushes wait already"),
@@ -345,35 +346,27 @@ async fn attempts(shared: &Arc<Shared>, message: &Message, deadline: Option<Time
             Auth::Token(tokens) => Some(tokens.current()),
             Auth::Certificate(_) => None,
         };
-        let reply = match permit.send(message, bearer.as_ref().map(|bearer| bearer.value.clone())) {
-            Ok(response) => match within(timer.as_mut(), response).await {
-                Some(Ok(response)) => {
-                    let (head, body) = response.into_parts();
-                    let body = if body.is_end_stream() { Vec::new() } else { Box::pin(read(timer.as_mut(), body, head.status)).await };
-                    Reply::Answered { status: head.status, headers: head.headers, body }
+        let reply = match permit.send(message, bearer.as_ref(), by) {
+            Ok(answering) => answering.await,
+            Err(refused) => {
+                if refused == Refused::Leaving {
+                    shared.leave(&permit.link, "the connection takes no more requests");
                 }
-                Some(Err(error)) => failed(&error),
-                None => Reply::Lost(Reason::told(&format!("no answer within {:?}", settings.request_deadline))),
-            },
-            Err(Some(error)) => {
-                shared.retire(&permit.link, &error);
-                Reply::NotProcessed(Reason::told(&format!("the connection takes no requests: {error}")))
+                Reply::NotProcessed(Reason::told(&refused.to_string()))
             }
-            Err(None) => Reply::NotProcessed(Reason::known("the connection takes no more requests")),
         };
         let reason = match reply {
-            Reply::Answered { status: StatusCode::OK, headers, .. } => {
+            Reply::Answered(answer) if answer.status == 200 => {
                 permit.proven = true;
-                let id = headers.get("apns-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+                let id = answer.fields.get("apns-id").and_then(|id| std::str::from_utf8(id).ok()).map(str::to_owned);
                 return Outcome::Accepted { provider_id: id };
             }
-            Reply::Answered { status, headers, body } => {
-                permit.proven = status != StatusCode::FORBIDDEN;
-                let outcome = answer::refused(status, &headers, &body, settings.environment, settings.clock.now());
+            Reply::Answered(answer) => {
+                permit.proven = answer.status != 403;
+                let retry_after = answer.fields.get("retry-after");
+                let outcome = answer::refused(answer.status, retry_after, &answer.body, settings.environment, settings.clock.now());
                 if answer::is_farewell(&outcome) {
-                    let (_, todo) = shared.pool.lock().unseat(&permit.link, "the provider is shutting down");
-                    permit.link.retire();
-                    shared.settle(todo);
+                    shared.leave(&permit.link, "the provider is shutting down");
                 }
                 let (Auth::Token(tokens), Some(bearer), true) = (&settings.auth, bearer, answer::is_expired_token(&outcome)) else {
                     return outcome;
@@ -392,6 +385,10 @@ async fn attempts(shared: &Arc<Shared>, message: &Message, deadline: Option<Time
             }
             Reply::NotProcessed(reason) => reason,
             Reply::Lost(reason) => return Outcome::Unknown { reason },
+            Reply::Late => {
+                let reason = Reason::told(&format!("no answer within {:?}", settings.request_deadline));
+                return Outcome::Unknown { reason };
+            }
         };
         drop(permit);
         shared.counters.resent.add();
@@ -425,36 +422,6 @@ fn worthless(settings: &Settings, deadline: Option<Timestamp>) -> Option<Outcome
 
 fn not_sent(reason: &'static str) -> Outcome {
     Outcome::NotSent { reason: Reason::known(reason) }
-}
-
-/// `None`: the time is over.
-async fn within<F: Future>(timer: Pin<&mut Sleep>, future: F) -> Option<F::Output> {
-    tokio::select! {
-        biased;
-        output = future => Some(output),
-        () = timer => None,
-    }
-}
-
-/// The body of a refusal. Of an acceptance only its end is awaited: it has no body, and to drop an open stream is to cancel it.
-async fn read(mut timer: Pin<&mut Sleep>, mut stream: RecvStream, status: StatusCode) -> Vec<u8> {
-    let mut body = Vec::new();
-    while !stream.is_end_stream() && body.len() < LONGEST_BODY {
-        // The status is what counts; half a body is better than none.
-        let Some(Some(Ok(chunk))) = within(timer.as_mut(), stream.data()).await else { break };
-        drop(stream.flow_control().release_capacity(chunk.len()));
-        if status != StatusCode::OK {
-            body.extend(chunk.iter().take(LONGEST_BODY));
-        }
-    }
-    body
-}
-
-/// RFC 9113 §6.8 and §8.7: above GOAWAY's last stream and with REFUSED_STREAM nothing was processed. All else is not known.
-fn failed(error: &h2::Error) -> Reply {
-    let refused = error.is_reset() && error.reason() == Some(Code::REFUSED_STREAM);
-    let reason = Reason::told(&Cause::new(error).to_string());
-    if error.is_remote() && (error.is_go_away() || refused) { Reply::NotProcessed(reason) } else { Reply::Lost(reason) }
 }
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use http::HeaderValue;
 use jiff::Timestamp;
 use push_core::{
     ApnsPushType, Environment,
     connect::{self, Connect, HostPort, TcpTls, TlsError},
 };
+use rustls::pki_types::ServerName;
 
 use crate::{Certificate, Clock, ProviderTokens, SystemClock};
 
@@ -214,7 +214,7 @@ impl Settings {
         if let Some((push_type, _)) = self.topics.iter().find(|(_, topic)| !is_topic(topic)) {
             return Err(SettingsError::TopicOf(push_type.as_str()));
         }
-        if self.at.host.is_empty() || self.at.port == 0 || format!("https://{}/", self.at).parse::<http::Uri>().is_err() {
+        if self.at.host.is_empty() || self.at.port == 0 || ServerName::try_from(self.at.host.as_str()).is_err() {
             return Err(SettingsError::Host);
         }
         let counts = [
@@ -253,7 +253,7 @@ impl Settings {
 fn is_topic(text: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     let ends = text.starts_with('.') || text.ends_with('.') || text.contains("..");
-    !text.is_empty() && text.len() <= 255 && text.bytes().all(fits) && !ends && HeaderValue::from_str(text).is_ok()
+    !text.is_empty() && text.len() <= 255 && text.bytes().all(fits) && !ends
 }
 
 impl fmt::Debug for Settings {

@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderValue;
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use parking_lot::Mutex;
@@ -54,7 +53,7 @@ pub struct ProviderTokens {
 }
 
 struct Made {
-    value: HeaderValue,
+    value: Arc<str>,
     at: Timestamp,
     serial: u64,
 }
@@ -62,7 +61,7 @@ struct Made {
 /// The token as a header, and which one it is.
 #[derive(Clone)]
 pub(crate) struct Bearer {
-    pub(crate) value: HeaderValue,
+    pub(crate) value: Arc<str>,
     pub(crate) serial: u64,
 }
 
@@ -148,11 +147,9 @@ fn age(made: &Made, now: Timestamp) -> Option<Duration> {
     if seconds < -SET_BACK { None } else { Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0))) }
 }
 
-fn sign(key: &EncodingKey, header: &Header, team: &str, at: Timestamp) -> Option<HeaderValue> {
+fn sign(key: &EncodingKey, header: &Header, team: &str, at: Timestamp) -> Option<Arc<str>> {
     let token = jsonwebtoken::encode(header, &Claims { iss: team, iat: at.as_second() }, key).ok()?;
-    let mut value = HeaderValue::try_from(format!("bearer {token}")).ok()?;
-    value.set_sensitive(true);
-    Some(value)
+    Some(format!("bearer {token}").into())
 }
 
 impl fmt::Debug for ProviderTokens {

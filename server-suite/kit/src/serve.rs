@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, IoSlice},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     pin::{Pin, pin},
     sync::Arc,
@@ -52,6 +52,10 @@ use crate::{
 
 /// Names a request in the log and to whoever asked.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest id that a proxy may give.
+const REQUEST_ID_LONGEST: usize = 64;
+/// What a proxy says that the client's address is.
+const REAL_ADDRESS: HeaderName = HeaderName::from_static("x-real-ip");
 /// What one connection may ask at the same time.
 const STREAMS: u32 = 128;
 /// Of a body that is too long so many times as much as is taken, and for so long.
@@ -68,6 +72,8 @@ const HEADERS: u32 = 32 * 1024;
 pub struct HttpSettings {
     /// Where all services are served under their prefixes.
     pub listen: SocketAddr,
+    /// Addresses of elph-proxy, or of another proxy that writes `X-Real-IP`: what comes from them is said to come from there.
+    pub trusted_proxies: Vec<IpAddr>,
     /// PEM file with the certificate and those between it and the authority. Without it nothing is encrypted: only behind elph-proxy.
     pub certificate_file: Option<PathBuf>,
     /// PEM file with its key.
@@ -93,6 +99,7 @@ impl Default for HttpSettings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8443)),
+            trusted_proxies: Vec::new(),
             certificate_file: None,
             key_file: None,
             max_connections: 20_000,
@@ -171,10 +178,25 @@ pub fn public(kit: &Kit, settings: &HttpSettings, services: Vec<Service>) -> Rou
             .layer(middleware::from_fn(move |request, next| counted(name, metrics.clone(), request, next)));
         router = router.nest(prefix, routes);
     }
-    let (kit, patience) = (kit.clone(), settings.request_timeout.0);
+    let (kit, patience, proxies) = (kit.clone(), settings.request_timeout.0, settings.trusted_proxies.clone());
     router
         .fallback(async || Problem::not_found())
         .layer(middleware::from_fn(move |request, next| around(kit.clone(), patience, request, next)))
+        .layer(middleware::map_request(move |request| std::future::ready(from_client(&proxies, request))))
+}
+
+/// Behind a proxy the connection is the proxy's: the client's address and the request's id are what it says.
+fn from_client(proxies: &[IpAddr], mut request: Request) -> Request {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip().to_canonical());
+    if peer.is_none_or(|peer| !proxies.contains(&peer)) {
+        request.headers_mut().remove(REQUEST_ID);
+        return request;
+    }
+    let said = request.headers().get(REAL_ADDRESS).and_then(|field| field.to_str().ok()?.parse::<IpAddr>().ok());
+    if let Some(client) = said {
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::new(client, 0)));
+    }
+    request
 }
 
 /// Metrics and health, for the inside.
@@ -208,7 +230,9 @@ fn text(metrics: &Metrics) -> Response {
 
 /// Around every request from outside: an id, a span, limits, a deadline, and fields that browsers heed.
 async fn around(kit: Kit, patience: Duration, mut request: Request, next: Next) -> Response {
-    let id = Uuid::now_v7().to_string();
+    // One that a proxy has given goes on; others were removed.
+    let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| id.len() <= REQUEST_ID_LONGEST);
+    let id = given.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
     let span = tracing::info_span!("request", request_id = %id, method = %request.method(), path = request.uri().path());
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
     let upgrade = request.headers().contains_key(header::UPGRADE);

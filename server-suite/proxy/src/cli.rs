@@ -113,7 +113,7 @@ pub fn main() -> ExitCode {
         Command::Doctor { file, json } => with(&file, async |loaded| {
             let report = doctor::examine(&loaded).await;
             let printed = print(&if json { report.to_json() } else { report.to_string() });
-            Ok(if report.is_well() { printed } else { ExitCode::from(1) })
+            Ok(if report.all_well() { printed } else { ExitCode::from(1) })
         }),
         Command::Config { command: ConfigCommand::Check(file) } => with(&file, async |loaded| {
             let name = file.config.display().to_string();

@@ -1,10 +1,7 @@
 //! What an operator would look at, and what to do about it: configuration and files, certificate, the authority, nginx's version and
 //! modules, `nginx -t`, open files, addresses, every copy.
 
-use std::fmt::Write as _;
-
-use elph_shell::{config::Refused, told};
-use serde::Serialize;
+use elph_shell::{config::Refused, findings::Findings, told};
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
@@ -18,32 +15,9 @@ use crate::{
 /// A certificate that expires sooner than this is to be renewed.
 const SOON_S: i64 = 14 * 86_400;
 
-/// How it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Mark {
-    Well,
-    Know,
-    Wrong,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Serialize)]
-struct Finding {
-    mark: Mark,
-    what: String,
-    /// What to do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    advice: Option<String>,
-}
-
-/// What was seen.
-#[derive(Debug, Default)]
-pub(crate) struct Report(Vec<Finding>);
-
 /// Looks at everything. The time it takes is bounded.
-pub(crate) async fn examine(loaded: &Loaded) -> Report {
-    let mut report = Report::default();
+pub(crate) async fn examine(loaded: &Loaded) -> Findings {
+    let mut report = Findings::default();
     let file = loaded.path.display().to_string();
     report.well(format!("{file} is read and every key is known"));
     for line in Refused::lines(&file, &loaded.warnings) {
@@ -64,15 +38,15 @@ pub(crate) async fn examine(loaded: &Loaded) -> Report {
             let advice = format!("start it, correct services.upstreams, or take '{}' out of [[services]]", service.name);
             match timeout(deadline, TcpStream::connect((upstream.host.as_str(), upstream.port))).await {
                 Ok(Ok(_)) => report.well(format!("{name} takes connections")),
-                Ok(Err(error)) => report.wrong(format!("{name} takes no connection: {error}"), &advice),
-                Err(_) => report.wrong(format!("{name} takes no connection within {}", loaded.config.checks.timeout), &advice),
+                Ok(Err(error)) => report.wrong(format!("{name} takes no connection: {error}"), advice),
+                Err(_) => report.wrong(format!("{name} takes no connection within {}", loaded.config.checks.timeout), advice),
             }
         }
     }
     report
 }
 
-fn certificate(report: &mut Report, loaded: &Loaded) {
+fn certificate(report: &mut Findings, loaded: &Loaded) {
     let config = &loaded.config;
     let file = config.certificate_files().0;
     if config.acme.enabled() && !file.exists() {
@@ -94,7 +68,7 @@ fn certificate(report: &mut Report, loaded: &Loaded) {
     }
 }
 
-async fn authority(report: &mut Report, loaded: &Loaded) {
+async fn authority(report: &mut Findings, loaded: &Loaded) {
     use std::os::unix::fs::PermissionsExt;
     let acme = &loaded.config.acme;
     if !acme.enabled() {
@@ -115,7 +89,7 @@ async fn authority(report: &mut Report, loaded: &Loaded) {
     }
 }
 
-async fn nginx(report: &mut Report, loaded: &Loaded) {
+async fn nginx(report: &mut Findings, loaded: &Loaded) {
     let features = match features(&loaded.config).await {
         Ok(features) => features,
         Err(error) => return report.wrong(told(&error), "install nginx 1.14 or newer with those modules, and name it in nginx.binary"),
@@ -143,7 +117,7 @@ async fn nginx(report: &mut Report, loaded: &Loaded) {
 }
 
 /// Whether the door can be opened, or is open already.
-async fn addresses(report: &mut Report, loaded: &Loaded) {
+async fn addresses(report: &mut Findings, loaded: &Loaded) {
     let listen = &loaded.config.listen;
     for address in listen.addresses.iter().chain(&listen.redirect).chain([&loaded.config.metrics.listen]) {
         match tokio::net::TcpListener::bind(address).await {
@@ -159,57 +133,13 @@ async fn addresses(report: &mut Report, loaded: &Loaded) {
     }
 }
 
-fn open_files(report: &mut Report, loaded: &Loaded) {
+fn open_files(report: &mut Findings, loaded: &Loaded) {
     let wanted = u64::from(loaded.config.nginx.connections) + 1024;
     let Ok((_, most)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) else { return };
     if most >= wanted {
         report.well(format!("{most} files may be open, nginx.connections wants {wanted}"));
     } else {
         let advice = format!("LimitNOFILE={wanted} in the unit, ulimit -Hn {wanted} here, or a smaller nginx.connections");
-        report.know(format!("only {most} files may be open, nginx.connections wants {wanted}"), &advice);
-    }
-}
-
-// === impl Report ===
-
-impl Report {
-    /// Nothing is to be mended.
-    pub(crate) fn is_well(&self) -> bool {
-        !self.0.iter().any(|finding| finding.mark == Mark::Wrong)
-    }
-
-    pub(crate) fn to_json(&self) -> String {
-        let report = serde_json::json!({ "well": self.is_well(), "findings": self.0 });
-        format!("{report:#}\n")
-    }
-
-    fn well(&mut self, what: String) {
-        self.0.push(Finding { mark: Mark::Well, what, advice: None });
-    }
-
-    fn know(&mut self, what: String, advice: &str) {
-        self.0.push(Finding { mark: Mark::Know, what, advice: Some(advice.to_owned()) });
-    }
-
-    fn wrong(&mut self, what: String, advice: &str) {
-        self.0.push(Finding { mark: Mark::Wrong, what, advice: Some(advice.to_owned()) });
-    }
-}
-
-impl std::fmt::Display for Report {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut text = String::new();
-        for Finding { mark, what, advice } in &self.0 {
-            let mark = match mark {
-                Mark::Well => "well ",
-                Mark::Know => "know ",
-                Mark::Wrong => "WRONG",
-            };
-            let _ = writeln!(text, "{mark} {what}");
-            if let Some(advice) = advice {
-                let _ = writeln!(text, "      -> {advice}");
-            }
-        }
-        f.write_str(&text)
+        report.know(format!("only {most} files may be open, nginx.connections wants {wanted}"), advice);
     }
 }

@@ -45,6 +45,16 @@ fn text(features: Features) -> String {
     render(&Input { config: &loaded.config, services: &services, features, challenging: false, generation: 7 })
 }
 
+/// As above, with the ACME server expected.
+fn challenged(features: Features) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("proxy.toml");
+    let acme = "[acme]\ndirectory = \"https://acme.example.org/directory\"\naccept_terms = true\n[[services]]";
+    std::fs::write(&path, TOML.replacen("[[services]]", acme, 1)).unwrap();
+    let loaded = Config::load_with(&path, []).unwrap();
+    render(&Input { config: &loaded.config, services: &[], features, challenging: true, generation: 7 })
+}
+
 fn kept(name: &str, text: &str) {
     let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     if std::env::var_os("ELPH_UPDATE_GOLDEN").is_some() {
@@ -77,6 +87,17 @@ fn each_level_of_features_has_its_own_words_and_no_others() {
 }
 
 #[test]
+fn while_the_acme_server_is_expected_connections_are_told_apart_at_the_oldest_level_too() {
+    for (name, version) in [("1.14.0", Version(1, 14, 0)), ("1.28.0", Version(1, 28, 0))] {
+        let text = challenged(Features::with(version, Some(Version(3, 0, 0))));
+        let (http, stream) = text.split_once("\nstream {").unwrap();
+        assert!(text.contains("load_module ") && stream.contains("listen 0.0.0.0:443;") && stream.contains("acme-tls/1"), "{name}");
+        assert!(!http.contains("listen 0.0.0.0:443") && http.contains("https.sock ssl") && http.contains("real_ip_header proxy_protocol;"));
+        kept(&format!("tests/golden/{name}.acme.conf"), &text);
+    }
+}
+
+#[test]
 fn the_committed_schema_is_that_of_the_configuration() {
     kept("config.schema.json", &Config::schema());
 }
@@ -97,6 +118,10 @@ fn the_example_holds_the_defaults_and_every_mistake_is_named_with_its_line() {
         ("[[services]]\nname = \"chat\"\nprefix = \"/x{/\"\n", 3, "begin and end"),
         ("[[services]]\nname = \"chat\"\nupstreams = [\"a:1; }\"]\n", 3, "host:port"),
         ("[[services]]\nname = \"chat\"\n[[services]]\nname = \"chat\"\n", 4, "twice"),
+        ("[acme]\ndirectory = \"http://a/d\"\naccept_terms = true\nnames = [\"a.example\"]\n", 2, "no https address"),
+        ("[acme]\ndirectory = \"https://a/d\"\nnames = [\"a.example\"]\n", 1, "must be true"),
+        ("[acme]\ndirectory = \"https://a/d\"\naccept_terms = true\n", 1, "so is listen.hosts"),
+        ("[acme]\ndirectory = \"https://a/d\"\naccept_terms = true\nnames = [\"*.a.example\"]\n", 4, "star"),
         ("[limits]\nexempt = [\"10.0.0.0/33\"]\n", 2, "network"),
         ("[nginx]\nfeatures = \"new\"\n", 2, "auto"),
     ] {

@@ -1,6 +1,6 @@
 //! `elph-server accounts` from outside, on a SQLite file.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails in a helper fails the test")]
+#![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
 
 use std::{
     io::Write,

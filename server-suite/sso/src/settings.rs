@@ -115,6 +115,8 @@ pub struct Lifetimes {
     pub code: Span,
     /// A device's code.
     pub device_code: Span,
+    /// Between the questions of a device that waits (RFC 8628, 3.5).
+    pub device_interval: Span,
     /// A session, and its refresh tokens, that nobody uses.
     pub session_idle: Span,
     /// A session that is used.
@@ -158,6 +160,7 @@ impl Default for Lifetimes {
             sign_in: Span::seconds(30 * 60),
             code: Span::seconds(60),
             device_code: Span::seconds(10 * 60),
+            device_interval: Span::seconds(5),
             session_idle: Span::seconds(14 * 86_400),
             session: Span::seconds(90 * 86_400),
             recheck: Span::seconds(5 * 60),
@@ -209,6 +212,7 @@ impl SsoSettings {
             ("sign_in", lifetimes.sign_in, 60, 86_400),
             ("code", lifetimes.code, 5, 600),
             ("device_code", lifetimes.device_code, 60, 3600),
+            ("device_interval", lifetimes.device_interval, 1, 60),
             ("session_idle", lifetimes.session_idle, 60, 366 * 86_400),
             ("session", lifetimes.session, 60, 3660 * 86_400),
             ("recheck", lifetimes.recheck, 0, 86_400),

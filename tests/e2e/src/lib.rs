@@ -7,6 +7,7 @@ pub mod guard;
 pub mod meetings;
 pub mod phones;
 pub mod pushes;
+pub mod sso;
 pub mod suite;
 mod watch;
 

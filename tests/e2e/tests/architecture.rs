@@ -44,7 +44,7 @@ const ROOMS: &[Room] = &[
 
 /// Inside `mediator-client`: the three protocols stand on the vocabulary, the front on the protocols. The Call API's plain HTTP form
 /// carries the terminal's documents, so it reads them with the terminal's codec. Inside `push`: senders, registry and queue stand on the
-/// vocabulary and know nothing of each other.
+/// vocabulary and know nothing of each other; HTTP/2 for APNs knows not even that.
 const FAMILY: &[(&str, &[&str])] = &[
     ("ecss-switch", &[]),
     ("ecss-terminal", &["ecss-switch"]),
@@ -53,7 +53,8 @@ const FAMILY: &[(&str, &[&str])] = &[
     ("mediator-client", &["ecss-switch", "ecss-terminal", "ecss-call-api", "ecss-csta"]),
     ("push-core", &[]),
     ("push-http", &["push-core"]),
-    ("push-apns", &["push-core"]),
+    ("push-wire", &[]),
+    ("push-apns", &["push-core", "push-wire"]),
     ("push-fcm", &["push-core", "push-http"]),
     ("push-web", &["push-core", "push-http"]),
     ("push-stub", &["push-core"]),

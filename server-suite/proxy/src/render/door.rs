@@ -92,15 +92,17 @@ fn addresses(out: &mut Text, input: &Input<'_>, default: bool) {
     let listen = &config.listen;
     let http2 = if features.http2_directive { "" } else { " http2" };
     let chosen = if default { " default_server" } else { "" };
-    if input.challenging {
-        let socket = Files::of(&config.nginx.directory).https;
-        out.line(format_args!("listen unix:{} ssl{http2} proxy_protocol{chosen};", socket.display()));
-    } else {
+    if !input.challenging {
         let proxied = if listen.proxy_protocol { " proxy_protocol" } else { "" };
         for address in &listen.addresses {
             let six = if default && address.is_ipv6() { " ipv6only=on" } else { "" };
             out.line(format_args!("listen {address} ssl{http2}{proxied}{chosen}{six};"));
         }
+    }
+    // There also while nobody is expected: workers of before a reload still lead here what they have accepted.
+    if config.acme.splits_connections() {
+        let socket = Files::of(&config.nginx.directory).https;
+        out.line(format_args!("listen unix:{} ssl{http2} proxy_protocol{chosen};", socket.display()));
     }
     if features.http2_directive {
         out.line("http2 on;");
@@ -165,7 +167,7 @@ fn tls(out: &mut Text, config: &Config, features: &Features) {
 /// Headers of every answer, and whom to believe about the client's address.
 fn always(out: &mut Text, input: &Input<'_>) {
     let listen = &input.config.listen;
-    if input.challenging {
+    if input.config.acme.splits_connections() {
         out.line("set_real_ip_from unix:;");
         out.line("real_ip_header proxy_protocol;");
     }
@@ -206,8 +208,9 @@ fn problem_locations(out: &mut Text) {
     for (code, status, title) in PROBLEMS {
         out.block(format_args!("location = {PROBLEM}{code}"), |out| {
             out.line("internal;");
+            // A body that is too large must not lose the answer that says so.
+            out.line("client_max_body_size 0;");
             if UNANSWERED.contains(&code) {
-                out.line("default_type application/problem+json;");
                 out.block("if ($elph_unreached)", |out| answer(out, 503, "Service Unavailable"));
             }
             problem(out, status, title);

@@ -7,7 +7,8 @@ use crate::{config::Config, nginx::features::Features};
 pub(super) fn maps(out: &mut Text, services: &[Placed]) {
     // nginx routes by the decoded path with dots resolved, and passes on the path as it came. A service that reads the same path
     // in another way would be reached behind the door's back, so every path with two readings is refused: dot segments, also with
-    // parameters; encoded dots, slashes, backslashes and percent signs; empty segments; backslashes; control characters.
+    // parameters; encoded dots, slashes, backslashes and percent signs; empty segments; backslashes; control characters; two bytes for what is one
+    // (no UTF-8 begins with C0 or C1).
     out.block("map $uri $elph_own", |out| {
         out.line(r#"default "";"#);
         out.line(format_args!(r#""~^{}" own;"#, quoted(door::PROBLEM)));
@@ -17,7 +18,7 @@ pub(super) fn maps(out: &mut Text, services: &[Placed]) {
         out.line("default 0;");
         out.line(r#""~^own" 0;"#);
         out.line(r#""~^[^?]*/\.{1,2}(?:[/;?]|$)" 1;"#);
-        out.line(r#""~*^[^?]*%(?:2e|2f|5c|25|0[0-9a-f]|1[0-9a-f]|7f)" 1;"#);
+        out.line(r#""~*^[^?]*%(?:2e|2f|5c|25|0[0-9a-f]|1[0-9a-f]|7f|c[01])" 1;"#);
         out.line(r#""~*^[^?]*(?:;|%3b)[^/?]*\.\." 1;"#);
         out.line(r#""~^[^?]*(?://|\x5c)" 1;"#);
         out.line(r#""~^[^/]" 1;"#);

@@ -57,6 +57,8 @@ pub(super) fn locations(out: &mut Text, placed: &Placed, config: &Config) {
         out.line(format_args!("set $elph_service {};", service.name));
         if service.websocket {
             door::problems(out);
+            // The way to a WebSocket is an error page, and must not be the last one.
+            out.line("recursive_error_pages on;");
             out.line(format_args!("error_page {TO_WEBSOCKET} = @websocket_{};", service.name));
             out.block("if ($elph_upgrade)", |out| out.line(format_args!("return {TO_WEBSOCKET};")));
         }

@@ -43,16 +43,13 @@ impl Pebble {
         let directory = tempfile::tempdir().unwrap();
         crate::harness::certificate(directory.path());
         let (listen, management, dns_at, records) = (free(), free(), free(), free());
-        let mut config = serde_json::json!({
+        let keys = serde_json::json!({ "kid-1": "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W" });
+        let config = serde_json::json!({
             "listenAddress": listen, "managementListenAddress": management,
             "certificate": directory.path().join("cert.pem"), "privateKey": directory.path().join("key.pem"),
             "httpPort": 1, "tlsPort": door.port(), "ocspResponderURL": "", "certificateValidityPeriod": valid,
-            "externalAccountBindingRequired": external,
+            "externalAccountBindingRequired": external, "externalAccountMACKeys": if external { keys } else { serde_json::json!({}) },
         });
-        if external {
-            config["externalAccountMACKeys"] =
-                serde_json::json!({ "kid-1": "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W" });
-        }
         std::fs::write(directory.path().join("pebble.json"), serde_json::json!({ "pebble": config }).to_string()).unwrap();
         let dns = quiet("/usr/bin/pebble-challtestsrv")
             .args(["-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", ""])
@@ -75,7 +72,8 @@ impl Pebble {
     fn section(&self, state: &std::path::Path, more: &str) -> String {
         format!(
             "[acme]\ndirectory = \"https://localhost:{}/dir\"\naccept_terms = true\ncontact = [\"mailto:a@example.org\"]\n\
-             retry = \"1s\"\nca_file = \"{}\"\nstate = \"{}\"\n{more}\n",
+             retry = \"1s\"\nca_file = \"{}\"\nstate = \"{}\"\n{more}\n\
+             [limits]\nexempt = [\"127.0.0.0/8\"]\n",
             self.listen.port(),
             self.directory.path().join("cert.pem").display(),
             state.display()
@@ -144,12 +142,15 @@ async fn the_authority_is_let_in_at_the_one_port_while_everybody_else_is_served_
     door.measures("elph_proxy_acme_orders_total{outcome=\"issued\"} 1").await;
     done.store(true, Ordering::Relaxed);
     assert!(load.await.unwrap() > 0);
-    let (_, serial, names) = shown(&door, "elph.test").await.unwrap();
-    assert_eq!(names.len(), 2, "{names:?}");
+    // Workers of before may take a last connection with what they have.
+    let both =
+        async |door: &Door| shown(door, "elph.test").await.filter(|(issuer, _, names)| issuer.contains("Pebble") && names.len() == 2);
+    eventually("for both names", async || both(&door).await.is_some()).await;
+    let certificate = std::fs::read(state.join("certificate.pem")).unwrap();
     // Nothing of the challenge is left.
     let written = std::fs::read_to_string(door.directory.path().join("run/nginx.conf")).unwrap();
     assert!(!written.contains("acme-tls") && written.contains("load_module"), "{written}");
-    assert!(!door.directory.path().join("run/https.sock").exists());
+    assert!(!door.directory.path().join("run/acme.sock").exists());
     for file in ["account.json", "certificate.pem"] {
         assert_eq!(std::fs::metadata(state.join(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
     }
@@ -157,7 +158,8 @@ async fn the_authority_is_let_in_at_the_one_port_while_everybody_else_is_served_
     let account = std::fs::read(state.join("account.json")).unwrap();
     let Ok(door) = Arc::try_unwrap(door) else { panic!("the load still has the door") };
     let door = Door::open_at(door.close(), address, &[&copy], HOSTS, &section).await;
-    assert_eq!(shown(&door, "elph.test").await.unwrap().1, serial);
+    assert!(both(&door).await.is_some());
+    assert_eq!(std::fs::read(state.join("certificate.pem")).unwrap(), certificate);
     assert_eq!(std::fs::read(state.join("account.json")).unwrap(), account);
     assert!(!door.own("/metrics").await.contains("elph_proxy_acme_orders_total{"));
     // Another name: another certificate, from the same account.

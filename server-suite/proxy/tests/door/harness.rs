@@ -36,37 +36,37 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The door, and what it was opened with.
-pub struct Door {
-    pub child: Child,
-    pub directory: Arc<tempfile::TempDir>,
-    pub address: SocketAddr,
-    pub metrics: SocketAddr,
+pub(crate) struct Door {
+    pub(crate) child: Child,
+    pub(crate) directory: Arc<tempfile::TempDir>,
+    pub(crate) address: SocketAddr,
+    pub(crate) metrics: SocketAddr,
 }
 
 /// A service: answers what it was asked, line by line.
-pub struct Copy {
-    pub address: SocketAddr,
-    pub seen: Arc<AtomicU64>,
+pub(crate) struct Copy {
+    pub(crate) address: SocketAddr,
+    pub(crate) seen: Arc<AtomicU64>,
     /// What it was asked for, in order.
-    pub paths: Arc<Mutex<Vec<String>>>,
-    pub task: JoinHandle<()>,
+    pub(crate) paths: Arc<Mutex<Vec<String>>>,
+    pub(crate) task: JoinHandle<()>,
 }
 
 /// How a client does TLS.
 #[derive(Clone)]
-pub struct Tls {
-    pub name: &'static str,
-    pub protocols: Vec<&'static str>,
-    pub versions: Vec<&'static rustls::SupportedProtocolVersion>,
+pub(crate) struct Tls {
+    pub(crate) name: &'static str,
+    pub(crate) protocols: Vec<&'static str>,
+    pub(crate) versions: Vec<&'static rustls::SupportedProtocolVersion>,
     /// Takes any certificate.
-    pub trusting: bool,
+    pub(crate) trusting: bool,
 }
 
 /// Whether a program is there; it must be where tests require their tools.
-pub fn there(program: &str) -> bool {
+pub(crate) fn there(program: &str) -> bool {
     let there = Path::new(program).exists();
     assert!(there || std::env::var_os("ELPH_TEST_TOOLS").is_none_or(|tools| tools != "required"), "{program} is required here");
     if !there {
@@ -75,15 +75,15 @@ pub fn there(program: &str) -> bool {
     there
 }
 
-pub fn nginx() -> bool {
+pub(crate) fn nginx() -> bool {
     there("/usr/sbin/nginx")
 }
 
-pub fn free() -> SocketAddr {
+pub(crate) fn free() -> SocketAddr {
     Std::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-pub async fn copy_at(address: SocketAddr) -> Copy {
+pub(crate) async fn copy_at(address: SocketAddr) -> Copy {
     let listener = TcpListener::bind(address).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (seen, paths) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(Vec::new())));
@@ -124,17 +124,17 @@ pub async fn copy_at(address: SocketAddr) -> Copy {
     Copy { address, seen, paths, task }
 }
 
-pub async fn copy() -> Copy {
+pub(crate) async fn copy() -> Copy {
     copy_at(SocketAddr::from(([127, 0, 0, 1], 0))).await
 }
 
-pub fn certificate(directory: &Path) {
+pub(crate) fn certificate(directory: &Path) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
     std::fs::write(directory.join("cert.pem"), made.cert.pem()).unwrap();
 }
 
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
     let until = Instant::now() + DEADLINE;
     while !condition().await {
         assert!(Instant::now() < until, "never: {what}");
@@ -142,12 +142,12 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: imp
     }
 }
 
-pub fn status(answer: &str) -> u16 {
+pub(crate) fn status(answer: &str) -> u16 {
     answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
 }
 
 /// The value of a header.
-pub fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     let head = answer.split("\r\n\r\n").next()?;
     head.lines().find_map(|line| line.split_once(": ").filter(|(held, _)| held.eq_ignore_ascii_case(name)).map(|(_, value)| value))
 }
@@ -156,7 +156,7 @@ pub fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
 
 impl Copy {
     /// What it was asked for since the last time.
-    pub fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.paths.lock())
     }
 }
@@ -172,18 +172,24 @@ impl Default for Tls {
 // === impl Door ===
 
 impl Door {
-    pub async fn open(copies: &[&Copy], more: &str) -> Self {
+    pub(crate) async fn open(copies: &[&Copy], more: &str) -> Self {
         let directory = Arc::new(tempfile::tempdir().unwrap());
         certificate(directory.path());
         Self::open_in(directory, copies, "", more).await
     }
 
     /// With more keys in `[listen]`, and what is in the directory already.
-    pub async fn open_in(directory: Arc<tempfile::TempDir>, copies: &[&Copy], listen: &str, more: &str) -> Self {
+    pub(crate) async fn open_in(directory: Arc<tempfile::TempDir>, copies: &[&Copy], listen: &str, more: &str) -> Self {
         Self::open_at(directory, free(), copies, listen, more).await
     }
 
-    pub async fn open_at(directory: Arc<tempfile::TempDir>, address: SocketAddr, copies: &[&Copy], listen: &str, more: &str) -> Self {
+    pub(crate) async fn open_at(
+        directory: Arc<tempfile::TempDir>,
+        address: SocketAddr,
+        copies: &[&Copy],
+        listen: &str,
+        more: &str,
+    ) -> Self {
         let metrics = free();
         let door_toml = Self::toml(directory.path(), address, metrics, copies, listen, more);
         std::fs::write(directory.path().join("proxy.toml"), door_toml).unwrap();
@@ -193,16 +199,16 @@ impl Door {
             .stderr(Stdio::from(std::fs::OpenOptions::new().create(true).append(true).open(directory.path().join("log")).unwrap()))
             .spawn()
             .unwrap();
-        let door = Self { child, directory, address, metrics };
+        let mut door = Self { child, directory, address, metrics };
         let until = Instant::now() + DEADLINE;
         while !door.own("/readyz").await.starts_with("HTTP/1.1 200") {
-            assert!(Instant::now() < until, "never ready: {}", door.log());
+            assert!(door.child.try_wait().unwrap().is_none() && Instant::now() < until, "never ready: {}", door.log());
             sleep(Duration::from_millis(20)).await;
         }
         door
     }
 
-    pub fn toml(directory: &Path, address: SocketAddr, metrics: SocketAddr, copies: &[&Copy], listen: &str, more: &str) -> String {
+    pub(crate) fn toml(directory: &Path, address: SocketAddr, metrics: SocketAddr, copies: &[&Copy], listen: &str, more: &str) -> String {
         let upstreams: Vec<String> = copies.iter().map(|copy| format!("\"{}\"", copy.address)).collect();
         let at = directory.display();
         format!(
@@ -215,26 +221,26 @@ impl Door {
         )
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
-    pub fn access_log(&self) -> String {
+    pub(crate) fn access_log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("access.log")).unwrap_or_default()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
     /// Ends it, and waits for that.
-    pub fn close(mut self) -> Arc<tempfile::TempDir> {
+    pub(crate) fn close(mut self) -> Arc<tempfile::TempDir> {
         self.signal(Signal::SIGTERM);
         assert!(self.child.wait().unwrap().success(), "{}", self.log());
         self.directory.clone()
     }
 
-    pub async fn own(&self, path: &str) -> String {
+    pub(crate) async fn own(&self, path: &str) -> String {
         let asked = async {
             let mut stream = TcpStream::connect(self.metrics).await.ok()?;
             stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await.ok()?;
@@ -246,7 +252,7 @@ impl Door {
     }
 
     /// Waits for a line of the metrics.
-    pub async fn measures(&self, line: &str) {
+    pub(crate) async fn measures(&self, line: &str) {
         let line = format!("{line}\n");
         let until = Instant::now() + DEADLINE;
         loop {
@@ -259,11 +265,11 @@ impl Door {
         }
     }
 
-    pub async fn connect(&self) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect(&self) -> std::io::Result<TlsStream<TcpStream>> {
         self.connect_as(&Tls::default()).await
     }
 
-    pub async fn connect_as(&self, tls: &Tls) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect_as(&self, tls: &Tls) -> std::io::Result<TlsStream<TcpStream>> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&tls.versions).unwrap();
         let mut config = if tls.trusting {
@@ -280,11 +286,11 @@ impl Door {
     }
 
     /// Sends bytes, and gives everything that comes until the connection is closed.
-    pub async fn raw(&self, bytes: &str) -> std::io::Result<String> {
+    pub(crate) async fn raw(&self, bytes: &str) -> std::io::Result<String> {
         self.raw_as(&Tls::default(), bytes).await
     }
 
-    pub async fn raw_as(&self, tls: &Tls, bytes: &str) -> std::io::Result<String> {
+    pub(crate) async fn raw_as(&self, tls: &Tls, bytes: &str) -> std::io::Result<String> {
         let mut stream = self.connect_as(tls).await?;
         stream.write_all(bytes.as_bytes()).await?;
         let mut answer = Vec::new();
@@ -293,7 +299,7 @@ impl Door {
         Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 
-    pub async fn get(&self, path: &str) -> String {
+    pub(crate) async fn get(&self, path: &str) -> String {
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         self.raw(&request).await.unwrap_or_else(|error| error.to_string())
     }

@@ -28,8 +28,6 @@ use crate::{
     vault::{self, hash},
 };
 
-/// Seconds between a device's questions.
-const INTERVAL: i64 = 5;
 /// Letters of codes that people enter: none that looks like another, and no vowels, so that no words come of it (RFC 8628, 6.1).
 const LETTERS: &[u8] = b"BCDFGHJKLMNPQRSTVWXZ";
 /// How many of them.
@@ -58,16 +56,17 @@ pub(super) async fn begin(State(serving): State<Arc<Serving>>, visit: Visit, ent
     let scope = known_scopes(given.get("scope").unwrap_or_default());
     let code = vault::random()?;
     let id = hash(&code);
-    let life = millis(serving.settings.lifetimes.device_code);
+    let lifetimes = &serving.settings.lifetimes;
+    let (life, interval) = (millis(lifetimes.device_code), millis(lifetimes.device_interval));
     for _ in 0..TRIES {
         let user_code = user_code();
-        let kept = serving.store.put_device(&visit.domain, &id, &client.client_id, &user_code, &scope, now() + life, INTERVAL * 1000);
+        let kept = serving.store.put_device(&visit.domain, &id, &client.client_id, &user_code, &scope, now() + life, interval);
         if kept.await? {
             let address = format!("{}/device", serving.settings.issuer(&visit.domain));
             let shown = shown(&user_code);
             return Ok(Json(json!({
                 "device_code": serving.vault.tagged(DEVICE, &code), "user_code": shown, "verification_uri": address,
-                "verification_uri_complete": format!("{address}?user_code={shown}"), "expires_in": life / 1000, "interval": INTERVAL,
+                "verification_uri_complete": format!("{address}?user_code={shown}"), "expires_in": life / 1000, "interval": interval / 1000,
             })));
         }
     }

@@ -11,8 +11,8 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use elph_shell::{config::PasswordSource, tls};
-use ldap3_proto::proto::{LdapResult, LdapResultCode, LdapSearchResultEntry};
 use parking_lot::Mutex;
+use rasn_ldap::{ResultCode, SearchResultEntry};
 use rustls::{ClientConfig, RootCertStore};
 use secrecy::SecretString;
 use tokio::{
@@ -22,7 +22,10 @@ use tokio::{
 
 pub(super) use self::filter::Template;
 pub(super) use self::wire::Server;
-use self::wire::{Connection, Found, Search, WireError, words};
+use self::{
+    filter::Filter,
+    wire::{Connection, Found, Outcome, Search, WireError},
+};
 use super::{
     Refusal, is_alias,
     settings::{GroupLookup, LdapSettings},
@@ -185,10 +188,10 @@ impl Directory {
             }
             _ => ("", None),
         };
-        let result = connection.bind(name, password.as_ref()).await?;
-        match result.code {
-            LdapResultCode::Success => Ok(()),
-            _ => Err(refused("the searching account", &result)),
+        let outcome = connection.bind(name, password.as_ref()).await?;
+        match outcome.code.0 {
+            ResultCode::Success => Ok(()),
+            _ => Err(refused("the searching account", outcome)),
         }
     }
 
@@ -200,29 +203,29 @@ impl Directory {
             return Err(wrong());
         }
         let entry = found.entries.first().ok_or_else(wrong)?;
-        if is_disabled(entry) || entry.dn.is_empty() {
+        if is_disabled(entry) || entry.object_name.is_empty() {
             return Err(wrong());
         }
-        let result = connection.bind(&entry.dn, Some(password)).await?;
-        match result.code {
-            LdapResultCode::Success => {}
-            LdapResultCode::OperationsError
-            | LdapResultCode::ProtocolError
-            | LdapResultCode::AuthMethodNotSupported
-            | LdapResultCode::StrongerAuthRequired
-            | LdapResultCode::Referral
-            | LdapResultCode::AdminLimitExceeded
-            | LdapResultCode::ConfidentialityRequired
-            | LdapResultCode::Busy
-            | LdapResultCode::Unavailable
-            | LdapResultCode::Other => return Err(refused("the sign-in", &result)),
+        let outcome = connection.bind(&entry.object_name, Some(password)).await?;
+        match outcome.code.0 {
+            ResultCode::Success => {}
+            ResultCode::OperationsError
+            | ResultCode::ProtocolError
+            | ResultCode::AuthMethodNotSupported
+            | ResultCode::StrongerAuthRequired
+            | ResultCode::Referral
+            | ResultCode::AdminLimitExceeded
+            | ResultCode::ConfidentialityRequired
+            | ResultCode::Busy
+            | ResultCode::Unavailable
+            | ResultCode::Other => return Err(refused("the sign-in", outcome)),
             // The wrong password, and all that a directory says of accounts that are locked, expired or have none.
             _ => return Err(wrong()),
         }
         // The person need not be allowed to search.
         self.bind(connection).await?;
         if let Some(alias) = self.alias(entry) {
-            self.alone(connection, &entry.dn, &alias).await?;
+            self.alone(connection, &entry.object_name, &alias).await?;
         }
         self.person(connection, entry).await
     }
@@ -235,11 +238,11 @@ impl Directory {
             [] => {
                 // A directory that shows nothing at all – emptied, or its searching account lost its rights – is no word on a person.
                 let search =
-                    Search { base: &self.settings.base, whole: false, filter: filter::anything(), attributes: &["objectClass"], most: 1 };
+                    Search { base: &self.settings.base, whole: false, filter: Filter::anything(), attributes: &["objectClass"], most: 1 };
                 match connection.search(search).await? {
                     Ok(base) if base.entries.is_empty() => Err(Failure::Server("shows nothing, not even the base".to_owned())),
                     Ok(_) => Err(Failure::Refused(Refusal::Wrong)),
-                    Err(result) => Err(refused("the base", &result)),
+                    Err(outcome) => Err(refused("the base", outcome)),
                 }
             }
             _ => Err(several()),
@@ -249,10 +252,10 @@ impl Directory {
     /// Nobody else has the number: else who can write it into an own entry would be somebody else.
     async fn alone(&self, connection: &mut Connection, name: &str, alias: &str) -> Result<(), Failure> {
         let having = self.having(connection, alias).await?;
-        if having.iter().any(|other| other.dn != name) { Err(several()) } else { Ok(()) }
+        if having.iter().any(|other| other.object_name.as_str() != name) { Err(several()) } else { Ok(()) }
     }
 
-    async fn having(&self, connection: &mut Connection, alias: &str) -> Result<Vec<LdapSearchResultEntry>, Failure> {
+    async fn having(&self, connection: &mut Connection, alias: &str) -> Result<Vec<SearchResultEntry>, Failure> {
         let filter = self.template.having(&self.settings.alias_attribute, alias);
         let found = self.search(connection, filter, SAME_NUMBER).await?;
         if found.more {
@@ -262,7 +265,7 @@ impl Directory {
         Ok(found.entries.into_iter().filter(|entry| self.alias(entry).as_deref() == Some(alias)).collect())
     }
 
-    async fn search(&self, connection: &mut Connection, filter: ldap3_proto::proto::LdapFilter, most: usize) -> Result<Found, Failure> {
+    async fn search(&self, connection: &mut Connection, filter: Filter, most: usize) -> Result<Found, Failure> {
         let settings = &self.settings;
         let mut attributes = vec![settings.alias_attribute.as_str(), &settings.name_attribute, &settings.email_attribute];
         attributes.extend(STATE_ATTRIBUTES);
@@ -270,10 +273,10 @@ impl Directory {
             attributes.push("memberOf");
         }
         let search = Search { base: &settings.base, whole: true, filter, attributes: &attributes, most };
-        connection.search(search).await?.map_err(|result| refused("the search", &result))
+        connection.search(search).await?.map_err(|outcome| refused("the search", outcome))
     }
 
-    async fn person(&self, connection: &mut Connection, entry: &LdapSearchResultEntry) -> Result<Entry, Failure> {
+    async fn person(&self, connection: &mut Connection, entry: &SearchResultEntry) -> Result<Entry, Failure> {
         let text = |name: &str| values(entry, name).map(|text| text.trim().to_owned()).find(|text| !text.is_empty());
         Ok(Entry {
             alias: self.alias(entry),
@@ -283,11 +286,11 @@ impl Directory {
         })
     }
 
-    fn alias(&self, entry: &LdapSearchResultEntry) -> Option<String> {
+    fn alias(&self, entry: &SearchResultEntry) -> Option<String> {
         values(entry, &self.settings.alias_attribute).map(|text| text.trim().to_owned()).find(|text| is_alias(text))
     }
 
-    async fn groups_of(&self, connection: &mut Connection, entry: &LdapSearchResultEntry) -> Result<Vec<String>, Failure> {
+    async fn groups_of(&self, connection: &mut Connection, entry: &SearchResultEntry) -> Result<Vec<String>, Failure> {
         if self.settings.groups == GroupLookup::MemberOf {
             let mine: Vec<String> = values(entry, "memberOf").map(|name| comparable(&name)).collect();
             return Ok(self.groups.iter().filter(|group| mine.contains(&comparable(group))).cloned().collect());
@@ -296,25 +299,25 @@ impl Directory {
         for group in &self.groups {
             let attribute = &self.settings.member_attribute;
             let filter = match self.settings.groups {
-                GroupLookup::Nested => filter::member_in_chain(attribute, &entry.dn),
-                GroupLookup::Search | GroupLookup::MemberOf => filter::equal(attribute, &entry.dn),
+                GroupLookup::Nested => Filter::member_in_chain(attribute, &entry.object_name),
+                GroupLookup::Search | GroupLookup::MemberOf => Filter::equal(attribute, &entry.object_name),
             };
             let search = Search { base: group, whole: false, filter, attributes: &["objectClass"], most: 1 };
             match connection.search(search).await? {
                 Ok(found) if found.entries.is_empty() => {}
                 Ok(_) => groups.push(group.clone()),
-                Err(result) if result.code == LdapResultCode::NoSuchObject => {
+                Err(outcome) if outcome.code.0 == ResultCode::NoSuchObject => {
                     tracing::warn!(group, "the directory has no such group; nobody has its roles");
                 }
-                Err(result) => return Err(refused("the search for groups", &result)),
+                Err(outcome) => return Err(refused("the search for groups", outcome)),
             }
         }
         Ok(groups)
     }
 }
 
-fn refused(what: &'static str, result: &LdapResult) -> Failure {
-    WireError::Refused { what, code: result.code.clone(), message: words(&result.message) }.into()
+fn refused(what: &'static str, outcome: Outcome) -> Failure {
+    WireError::Refused { what, outcome }.into()
 }
 
 fn several() -> Failure {
@@ -322,12 +325,13 @@ fn several() -> Failure {
 }
 
 /// The values of an attribute that are text.
-fn values(entry: &LdapSearchResultEntry, name: &str) -> impl Iterator<Item = String> {
-    let attribute = entry.attributes.iter().find(|attribute| attribute.atype.eq_ignore_ascii_case(name));
-    attribute.into_iter().flat_map(|attribute| &attribute.vals).filter_map(|bytes| String::from_utf8(bytes.clone()).ok())
+fn values(entry: &SearchResultEntry, name: &str) -> impl Iterator<Item = String> {
+    let attribute = entry.attributes.iter().find(|attribute| attribute.r#type.eq_ignore_ascii_case(name));
+    let values = attribute.map(|attribute| attribute.vals.to_vec()).unwrap_or_default();
+    values.into_iter().filter_map(|bytes| String::from_utf8(bytes.to_vec()).ok())
 }
 
-fn is_disabled(entry: &LdapSearchResultEntry) -> bool {
+fn is_disabled(entry: &SearchResultEntry) -> bool {
     let number = |name: &str| values(entry, name).find_map(|text| text.parse::<i64>().ok());
     let disabled = number("userAccountControl").is_some_and(|bits| bits & ACCOUNT_DISABLED != 0);
     let locked = values(entry, "nsAccountLock").any(|text| text.eq_ignore_ascii_case("true"));

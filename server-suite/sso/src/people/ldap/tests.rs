@@ -7,16 +7,12 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use ldap3_proto::{
-    LdapCodec,
-    proto::{LdapBindResponse, LdapMsg, LdapOp, LdapPartialAttribute},
-};
+use rasn_ldap::{BindResponse, LdapMessage, LdapResult, PartialAttribute, ProtocolOp, SearchResultDone};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tokio_util::codec::{Decoder, Encoder};
 
 use super::*;
 
@@ -423,8 +419,8 @@ async fn no_more_than_so_many_ask_at_once_and_the_others_are_told_in_time() {
 #[tokio::test]
 async fn an_empty_answer_is_wrong_at_sign_in_and_no_word_on_a_person_later() {
     let empty = Fake::start(|_, op| match op {
-        LdapOp::BindRequest(_) => vec![bound(LdapResultCode::Success)],
-        _ => vec![LdapOp::SearchResultDone(result(LdapResultCode::Success))],
+        ProtocolOp::BindRequest(_) => vec![bound(ResultCode::Success)],
+        _ => vec![ProtocolOp::SearchResDone(done(ResultCode::Success))],
     })
     .await;
     let directory = directory(&LdapSettings { servers: vec![format!("ldap://{}", empty.address)], start_tls: false, ..bare(minute()) });
@@ -434,24 +430,19 @@ async fn an_empty_answer_is_wrong_at_sign_in_and_no_word_on_a_person_later() {
 
 #[tokio::test]
 async fn answers_that_are_no_answers_are_the_servers_fault() {
-    let entry = |dn: &str| {
-        let number = LdapPartialAttribute { atype: "telephoneNumber".to_owned(), vals: vec![b"1001".to_vec()] };
-        LdapOp::SearchResultEntry(LdapSearchResultEntry { dn: dn.to_owned(), attributes: vec![number] })
-    };
-    type Answer = Box<dyn Fn(u32, LdapOp) -> Vec<LdapOp> + Send + Sync>;
-    let busy: Vec<LdapResultCode> =
-        vec![LdapResultCode::Busy, LdapResultCode::Unavailable, LdapResultCode::Referral, LdapResultCode::Other];
+    let entry = |dn: &str| ProtocolOp::SearchResEntry(attributed(dn, "telephoneNumber", "1001"));
+    type Answer = Box<dyn Fn(u32, ProtocolOp) -> Vec<ProtocolOp> + Send + Sync>;
+    let busy: Vec<ResultCode> = vec![ResultCode::Busy, ResultCode::Unavailable, ResultCode::Referral, ResultCode::Other];
     let mut cases: Vec<(Answer, &str)> = vec![
-        (Box::new(|_, _| vec![bound(LdapResultCode::Success)]), "not asked for"),
+        (Box::new(|_, _| vec![bound(ResultCode::Success)]), "not asked for"),
         (Box::new(move |_, _| (0..5).map(|n| entry(&format!("cn={n}"))).collect()), "not asked for"),
     ];
     for code in busy {
-        let at_search = code.clone();
-        cases.push((Box::new(move |_, _| vec![LdapOp::SearchResultDone(result(at_search.clone()))]), "was refused"));
+        cases.push((Box::new(move |_, _| vec![ProtocolOp::SearchResDone(done(code))]), "was refused"));
         cases.push((
             Box::new(move |_, op| match op {
-                LdapOp::BindRequest(_) => vec![bound(code.clone())],
-                _ => vec![entry("cn=x"), LdapOp::SearchResultDone(result(LdapResultCode::Success))],
+                ProtocolOp::BindRequest(_) => vec![bound(code)],
+                _ => vec![entry("cn=x"), ProtocolOp::SearchResDone(done(ResultCode::Success))],
             }),
             "was refused",
         ));
@@ -505,10 +496,7 @@ async fn bytes_that_are_no_ldap_hurt_nobody() {
 
 #[test]
 fn disabled_and_expired_accounts_are_told_by_what_each_directory_says() {
-    let entry = |name: &str, value: &str| LdapSearchResultEntry {
-        dn: "cn=x".to_owned(),
-        attributes: vec![LdapPartialAttribute { atype: name.to_owned(), vals: vec![value.as_bytes().to_vec()] }],
-    };
+    let entry = |name: &str, value: &str| attributed("cn=x", name, value);
     for (name, value) in [
         ("userAccountControl", "514"),
         ("useraccountcontrol", "66050"),
@@ -543,12 +531,17 @@ fn minute() -> elph_shell::config::Span {
     elph_shell::config::Span::seconds(60)
 }
 
-fn result(code: LdapResultCode) -> LdapResult {
-    LdapResult { code, matcheddn: String::new(), message: "as the test\nwants".to_owned(), referral: Vec::new() }
+fn attributed(dn: &str, name: &str, value: &str) -> SearchResultEntry {
+    let attribute = PartialAttribute::new(name.into(), vec![value.as_bytes().to_vec().into()].into());
+    SearchResultEntry::new(dn.into(), vec![attribute])
 }
 
-fn bound(code: LdapResultCode) -> LdapOp {
-    LdapOp::BindResponse(LdapBindResponse { res: result(code), saslcreds: None })
+fn done(code: ResultCode) -> SearchResultDone {
+    SearchResultDone(LdapResult::new(code, "".into(), "as the test\nwants".into()))
+}
+
+fn bound(code: ResultCode) -> ProtocolOp {
+    ProtocolOp::BindResponse(BindResponse::new(code, "".into(), "".into(), None, None))
 }
 
 /// A server that answers each request as a test says.
@@ -565,7 +558,7 @@ impl Drop for Fake {
 }
 
 impl Fake {
-    async fn start(answer: impl Fn(u32, LdapOp) -> Vec<LdapOp> + Send + Sync + 'static) -> Self {
+    async fn start(answer: impl Fn(u32, ProtocolOp) -> Vec<ProtocolOp> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, connections, answer) = (listener.local_addr().unwrap(), Arc::new(AtomicU32::new(0)), Arc::new(answer));
         let (counted, own) = (connections.clone(), answer);
@@ -579,20 +572,18 @@ impl Fake {
     }
 }
 
-async fn converse(mut stream: TcpStream, answer: Arc<impl Fn(u32, LdapOp) -> Vec<LdapOp>>) {
-    let (mut codec, mut read, mut asked) = (LdapCodec::default(), bytes::BytesMut::new(), 0);
-    loop {
-        while let Ok(Some(request)) = codec.decode(&mut read) {
-            let mut written = bytes::BytesMut::new();
-            for op in answer(asked, request.op) {
-                codec.encode(LdapMsg::new(request.msgid, op), &mut written).unwrap();
-            }
-            asked += 1;
-            if stream.write_all(&written).await.is_err() {
-                return;
-            }
+async fn converse(mut stream: TcpStream, answer: Arc<impl Fn(u32, ProtocolOp) -> Vec<ProtocolOp>>) {
+    let mut read = vec![0; 64 << 10];
+    let mut asked = 0;
+    // A client of ours waits for the answer before it says more, in one piece.
+    while let Ok(length @ 1..) = stream.read(&mut read).await {
+        let Ok(request) = rasn::ber::decode::<LdapMessage>(&read[..length]) else { return };
+        let mut written = Vec::new();
+        for op in answer(asked, request.protocol_op) {
+            written.extend(rasn::ber::encode(&LdapMessage::new(request.message_id, op)).unwrap());
         }
-        if !stream.read_buf(&mut read).await.is_ok_and(|read| read > 0) {
+        asked += 1;
+        if stream.write_all(&written).await.is_err() {
             return;
         }
     }

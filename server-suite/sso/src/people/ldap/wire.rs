@@ -3,13 +3,10 @@
 
 use std::{io, sync::Arc};
 
-use bytes::BytesMut;
-use ldap3_proto::{
-    LdapCodec,
-    proto::{
-        LdapBindCred, LdapBindRequest, LdapDerefAliases, LdapExtendedRequest, LdapFilter, LdapMsg, LdapOp, LdapResult, LdapResultCode,
-        LdapSearchRequest, LdapSearchResultEntry, LdapSearchScope,
-    },
+use bytes::{Buf, BytesMut};
+use rasn_ldap::{
+    AuthenticationChoice, BindRequest, ExtendedRequest, LdapMessage, ProtocolOp, ResultCode, SearchRequest, SearchRequestDerefAliases,
+    SearchRequestScope, SearchResultEntry,
 };
 use rustls::{ClientConfig, pki_types::ServerName};
 use secrecy::{ExposeSecret, SecretString};
@@ -18,14 +15,17 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
-use tokio_util::codec::{Decoder, Encoder};
+
+use super::filter::Filter;
 
 /// The largest message that is read: a person with all that we ask for is some kilobytes.
 const LARGEST: usize = 256 << 10;
-/// How deep a message may be nested.
-const DEEPEST: usize = 16;
+/// How many references of one search are skipped.
+const REFERENCES: usize = 100;
 /// StartTLS (RFC 4511, 4.14).
 const START_TLS: &str = "1.3.6.1.4.1.1466.20037";
+/// BER tags of what a server may say: bindResponse, searchResEntry, searchResDone, searchResRef, extendedResp, intermediateResponse.
+const ANSWERS: [u8; 6] = [0x61, 0x64, 0x65, 0x73, 0x78, 0x79];
 
 /// A server, as it is configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,23 +53,36 @@ pub(super) enum WireError {
     Tls(#[source] io::Error),
     /// StartTLS is not had.
     #[error("refuses StartTLS ({0:?})")]
-    StartTls(LdapResultCode),
-    /// The connection broke, or what came is no LDAP.
+    StartTls(ResultCode),
+    /// The connection broke.
     #[error("the connection failed")]
     Broken(#[source] io::Error),
+    /// What came is no LDAP, or too long.
+    #[error("speaks no LDAP: {0}")]
+    NoLdap(&'static str),
     /// It answered something else.
     #[error("answered something that was not asked for")]
     Unexpected,
     /// It refused.
-    #[error("{what} was refused: {code:?} {message}")]
+    #[error("{what} was refused: {} {}", outcome.code, outcome.words)]
     Refused {
         /// What was asked.
         what: &'static str,
-        /// The result.
-        code: LdapResultCode,
-        /// The server's words.
-        message: String,
+        /// The answer.
+        outcome: Outcome,
     },
+}
+
+/// A result code as it is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Code(pub(super) ResultCode);
+
+/// How something ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) code: Code,
+    /// The server's own words, fit for a log.
+    words: String,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -78,25 +91,30 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// A connection.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
-    codec: LdapCodec,
     read: BytesMut,
-    last: i32,
+    last: u32,
 }
 
 /// A search.
 pub(super) struct Search<'a> {
     pub(super) base: &'a str,
     pub(super) whole: bool,
-    pub(super) filter: LdapFilter,
+    pub(super) filter: Filter,
     pub(super) attributes: &'a [&'a str],
     pub(super) most: usize,
 }
 
 /// What a search found.
 pub(super) struct Found {
-    pub(super) entries: Vec<LdapSearchResultEntry>,
+    pub(super) entries: Vec<SearchResultEntry>,
     /// There are more than were asked for.
     pub(super) more: bool,
+}
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
 }
 
 // === impl Server ===
@@ -164,58 +182,53 @@ impl Connection {
     }
 
     fn over(stream: impl Stream + 'static) -> Self {
-        Self { stream: Box::new(stream), codec: LdapCodec::new(Some(LARGEST), Some(DEEPEST)), read: BytesMut::new(), last: 0 }
+        Self { stream: Box::new(stream), read: BytesMut::new(), last: 0 }
     }
 
     async fn start_tls(&mut self) -> Result<(), WireError> {
-        self.send(LdapOp::ExtendedRequest(LdapExtendedRequest { name: START_TLS.to_owned(), value: None })).await?;
+        self.send(ProtocolOp::ExtendedReq(ExtendedRequest { request_name: START_TLS.as_bytes().into(), request_value: None })).await?;
         match self.receive().await? {
-            LdapOp::ExtendedResponse(answer) if answer.res.code == LdapResultCode::Success => Ok(()),
-            LdapOp::ExtendedResponse(answer) => Err(WireError::StartTls(answer.res.code)),
+            ProtocolOp::ExtendedResp(answer) if answer.result_code == ResultCode::Success => Ok(()),
+            ProtocolOp::ExtendedResp(answer) => Err(WireError::StartTls(answer.result_code)),
             _ => Err(WireError::Unexpected),
         }
     }
 
-    /// Proves who is asking. The result is the server's.
-    pub(super) async fn bind(&mut self, name: &str, password: Option<&SecretString>) -> Result<LdapResult, WireError> {
-        let password = password.map_or("", |password| password.expose_secret());
-        let request = LdapBindRequest { version: 3, dn: name.to_owned(), cred: LdapBindCred::Simple(password.to_owned()) };
-        self.send(LdapOp::BindRequest(request)).await?;
+    /// Proves who is asking. The outcome is the server's.
+    pub(super) async fn bind(&mut self, name: &str, password: Option<&SecretString>) -> Result<Outcome, WireError> {
+        let password = password.map_or("", |password| password.expose_secret()).as_bytes().to_vec();
+        self.send(ProtocolOp::BindRequest(BindRequest::new(3, name.into(), AuthenticationChoice::Simple(password.into())))).await?;
         match self.receive().await? {
-            LdapOp::BindResponse(answer) => Ok(answer.res),
+            ProtocolOp::BindResponse(answer) => Ok(Outcome::new(answer.result_code, &answer.diagnostic_message)),
             _ => Err(WireError::Unexpected),
         }
     }
 
     /// Searches.
-    pub(super) async fn search(&mut self, search: Search<'_>) -> Result<Result<Found, LdapResult>, WireError> {
-        let most = i32::try_from(search.most).unwrap_or(i32::MAX);
-        self.send(LdapOp::SearchRequest(LdapSearchRequest {
-            base: search.base.to_owned(),
-            scope: if search.whole { LdapSearchScope::Subtree } else { LdapSearchScope::Base },
-            aliases: LdapDerefAliases::Never,
-            sizelimit: most,
-            timelimit: 0,
-            typesonly: false,
-            filter: search.filter,
-            attrs: search.attributes.iter().map(|name| (*name).to_owned()).collect(),
-        }))
+    pub(super) async fn search(&mut self, search: Search<'_>) -> Result<Result<Found, Outcome>, WireError> {
+        self.send(ProtocolOp::SearchRequest(SearchRequest::new(
+            search.base.into(),
+            if search.whole { SearchRequestScope::WholeSubtree } else { SearchRequestScope::BaseObject },
+            SearchRequestDerefAliases::NeverDerefAliases,
+            u32::try_from(search.most).unwrap_or(u32::MAX),
+            0,
+            false,
+            search.filter.wire(),
+            search.attributes.iter().map(|name| (*name).into()).collect(),
+        )))
         .await?;
         let mut entries = Vec::new();
-        let mut references = 0_u32;
+        let mut references = 0;
         loop {
             match self.receive().await? {
                 // More than was asked for is no answer of a server that can be trusted.
-                LdapOp::SearchResultEntry(_) if entries.len() >= search.most => return Err(WireError::Unexpected),
-                LdapOp::SearchResultEntry(entry) => entries.push(entry),
-                LdapOp::SearchResultReference(_) | LdapOp::IntermediateResponse(_) if references >= 100 => {
-                    return Err(WireError::Unexpected);
-                }
-                LdapOp::SearchResultReference(_) | LdapOp::IntermediateResponse(_) => references += 1,
-                LdapOp::SearchResultDone(result) => match result.code {
-                    LdapResultCode::Success => return Ok(Ok(Found { entries, more: false })),
-                    LdapResultCode::SizeLimitExceeded => return Ok(Ok(Found { entries, more: true })),
-                    _ => return Ok(Err(result)),
+                ProtocolOp::SearchResEntry(_) if entries.len() >= search.most => return Err(WireError::Unexpected),
+                ProtocolOp::SearchResEntry(entry) => entries.push(entry),
+                ProtocolOp::SearchResRef(_) | ProtocolOp::IntermediateResponse(_) if references < REFERENCES => references += 1,
+                ProtocolOp::SearchResDone(done) => match done.0.result_code {
+                    ResultCode::Success => return Ok(Ok(Found { entries, more: false })),
+                    ResultCode::SizeLimitExceeded => return Ok(Ok(Found { entries, more: true })),
+                    code => return Ok(Err(Outcome::new(code, &done.0.diagnostic_message))),
                 },
                 _ => return Err(WireError::Unexpected),
             }
@@ -224,29 +237,31 @@ impl Connection {
 
     /// Says goodbye; whether it is heard does not matter.
     pub(super) async fn close(mut self) {
-        if self.send(LdapOp::UnbindRequest).await.is_ok() {
+        let id = u8::try_from(self.last).unwrap_or(0x7e).saturating_add(1).min(0x7f);
+        // unbindRequest ::= [APPLICATION 2] NULL
+        if self.stream.write_all(&[0x30, 0x05, 0x02, 0x01, id, 0x42, 0x00]).await.is_ok() {
             let _closed = self.stream.shutdown().await;
         }
     }
 
-    async fn send(&mut self, op: LdapOp) -> Result<(), WireError> {
-        self.last = self.last.wrapping_add(1).max(1);
-        let mut bytes = BytesMut::new();
-        self.codec.encode(LdapMsg::new(self.last, op), &mut bytes).map_err(WireError::Broken)?;
+    async fn send(&mut self, op: ProtocolOp) -> Result<(), WireError> {
+        self.last += 1;
+        let bytes = rasn::ber::encode(&LdapMessage::new(self.last, op)).map_err(|_| WireError::NoLdap("the request cannot be written"))?;
         self.stream.write_all(&bytes).await.map_err(WireError::Broken)?;
         self.stream.flush().await.map_err(WireError::Broken)
     }
 
     /// The next message about what was asked last.
-    async fn receive(&mut self) -> Result<LdapOp, WireError> {
+    async fn receive(&mut self) -> Result<ProtocolOp, WireError> {
         loop {
-            if let Some(message) = self.codec.decode(&mut self.read).map_err(WireError::Broken)? {
-                return match (message.msgid, message.op) {
+            if let Some(message) = next(&mut self.read).map_err(WireError::NoLdap)? {
+                return match (message.message_id, message.protocol_op) {
                     (id, op) if id == self.last => Ok(op),
                     // Notice of disconnection (RFC 4511, 4.4.1).
-                    (0, LdapOp::ExtendedResponse(notice)) => {
-                        Err(WireError::Refused { what: "the connection", code: notice.res.code, message: words(&notice.res.message) })
-                    }
+                    (0, ProtocolOp::ExtendedResp(notice)) => Err(WireError::Refused {
+                        what: "the connection",
+                        outcome: Outcome::new(notice.result_code, &notice.diagnostic_message),
+                    }),
                     _ => Err(WireError::Unexpected),
                 };
             }
@@ -257,18 +272,61 @@ impl Connection {
     }
 }
 
+/// Takes one message of a server out of what was read; none: it is not whole yet.
+fn next(read: &mut BytesMut) -> Result<Option<LdapMessage>, &'static str> {
+    let Some((header, whole)) = length(read)? else { return Ok(None) };
+    let Some(bytes) = read.get(..whole) else { return Ok(None) };
+    // Only what a server may say is decoded: the filters of a request, for one, would be nested without end.
+    let answer = match bytes.get(header..) {
+        Some([0x02, id @ 1..=4, rest @ ..]) => rest.get(usize::from(*id)).is_some_and(|tag| ANSWERS.contains(tag)),
+        _ => false,
+    };
+    if !answer {
+        return Err("a message that is no answer");
+    }
+    let message = rasn::ber::decode(bytes).map_err(|_| "a message that cannot be read");
+    read.advance(whole);
+    message.map(Some)
+}
+
+/// The length of the first message's header, and of all of it: a SEQUENCE of definite length.
+fn length(read: &[u8]) -> Result<Option<(usize, usize)>, &'static str> {
+    let [tag, first, rest @ ..] = read else {
+        return if read.first().is_some_and(|tag| *tag != 0x30) { Err("no message") } else { Ok(None) };
+    };
+    if *tag != 0x30 || *first == 0x80 {
+        return Err("no message");
+    }
+    let (content, header) = match first & 0x7f {
+        short if first & 0x80 == 0 => (usize::from(short), 2),
+        bytes @ 1..=4 => {
+            let bytes = usize::from(bytes);
+            let Some(digits) = rest.get(..bytes) else { return Ok(None) };
+            (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), 2 + bytes)
+        }
+        _ => return Err("a message without end"),
+    };
+    if content > LARGEST { Err("a message that is too long") } else { Ok(Some((header, content + header))) }
+}
+
 async fn encrypt(stream: impl Stream + 'static, server: &Server, tls: &Arc<ClientConfig>) -> Result<impl Stream + 'static, WireError> {
     let name = ServerName::try_from(server.host.clone()).map_err(|error| WireError::Tls(io::Error::other(error)))?;
     TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(WireError::Tls)
 }
 
-/// A server's words, fit for a log.
-pub(super) fn words(message: &str) -> String {
-    message.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
+// === impl Outcome ===
+
+impl Outcome {
+    pub(super) fn new(code: ResultCode, message: &str) -> Self {
+        let words = message.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        Self { code: Code(code), words }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -284,7 +342,37 @@ mod tests {
 
     #[test]
     fn a_servers_words_stay_on_their_line() {
-        assert_eq!(words("a\nb\u{1b}[31m"), "a b [31m");
-        assert_eq!(words(&"x".repeat(1000)).len(), 200);
+        assert_eq!(Outcome::new(ResultCode::Other, "a\nb\u{1b}[31m").words, "a b [31m");
+        assert_eq!(Outcome::new(ResultCode::Other, &"x".repeat(1000)).words.len(), 200);
+    }
+
+    #[test]
+    fn a_message_is_taken_when_it_is_whole() {
+        // A bindResponse of OpenLDAP and the beginning of another message.
+        let bytes = [0x30, 0x0c, 0x02, 0x01, 0x01, 0x61, 0x07, 0x0a, 0x01, 0x31, 0x04, 0x00, 0x04, 0x00, 0x30];
+        for cut in 0..14 {
+            let mut read = BytesMut::from(&bytes[..cut]);
+            assert_eq!((next(&mut read), read.len()), (Ok(None), cut));
+        }
+        let mut read = BytesMut::from(&bytes[..]);
+        let message = next(&mut read).unwrap().unwrap();
+        let ProtocolOp::BindResponse(bound) = message.protocol_op else { panic!() };
+        assert_eq!((message.message_id, bound.result_code, read.len()), (1, ResultCode::InvalidCredentials, 1));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused_without_a_panic(
+            op in prop::sample::select(ANSWERS.to_vec()),
+            mut bytes in prop::collection::vec(any::<u8>(), 0..100),
+            raw in any::<bool>(),
+        ) {
+            if !raw {
+                let content = u8::try_from(bytes.len()).unwrap();
+                bytes = [vec![0x30, content + 5, 0x02, 0x01, 0x01, op, content], bytes].concat();
+            }
+            let mut read = BytesMut::from(&bytes[..]);
+            let _ = next(&mut read);
+        }
     }
 }
