@@ -20,8 +20,8 @@ help: ## list these commands
 # Built without optimisation: on a fresh clone the demo starts minutes earlier, and it measures nothing.
 demo: ## simulated switch, real agent, a conference to watch; ARGS=--selftest checks every step
 	@command -v cc >/dev/null || packaging/dev-setup build
-	@echo "building elph-agent, elphctl, ssw-sim and demo without optimisation (minutes the first time)" >&2
-	@$(CARGO) build --locked -p demo -p elph-agent -p elphctl -p ssw-sim
+	@echo "building elph-agent, elph-server, elphctl, ssw-sim and demo without optimisation (minutes the first time)" >&2
+	@$(CARGO) build --locked -p demo -p elph-agent -p elph-server -p elphctl -p ssw-sim
 	@$(BUILT)/debug/demo $(ARGS)
 
 # Everything is compiled first, so that compiler output does not mix with the tests'. The runner's summary is the last thing printed.

@@ -24,9 +24,12 @@ pub(crate) struct Template {
     authority: String,
     /// In the order of [`ApnsPushType::ALL`].
     topics: Vec<String>,
-    /// By push type and priority, of the provider token of this serial number.
-    heads: Mutex<Vec<Option<(u64, Arc<Head>)>>>,
+    /// By push type and priority.
+    heads: Mutex<Vec<Option<Made>>>,
 }
+
+/// With the provider token of this serial number.
+type Made = (u64, Arc<Head>);
 
 /// A push, checked.
 pub(crate) struct Message {
@@ -133,7 +136,7 @@ impl Message {
     ) -> R {
         let head = template.head(self.payload.push_type, self.priority, bearer);
         let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
-        let id = Field::once("apns-id", &*self.id.as_uuid().hyphenated().encode_lower(&mut id).as_bytes());
+        let id = Field::once("apns-id", self.id.as_uuid().hyphenated().encode_lower(&mut id).as_bytes());
         let path = [DEVICE, self.token.expose().as_bytes()];
         let expiration = self.expiration.as_ref().map(|text| Field::once("apns-expiration", text.as_bytes()));
         let collapse = self.collapse.as_ref().map(|key| Field::once("apns-collapse-id", key.as_str().as_bytes()));

@@ -339,11 +339,12 @@ async fn attempts(shared: &Arc<Shared>, message: &Message, deadline: Option<Time
             Some(Err(NoRoom::Full)) => return not_sent("too many pushes wait already"),
             None => return shared.not_sent(),
         };
-        if let Some(outcome) = worthless(settings, deadline) {
+        let now = settings.clock.now();
+        if let Some(outcome) = worthless(settings, deadline, now) {
             return outcome;
         }
         let bearer = match &settings.auth {
-            Auth::Token(tokens) => Some(tokens.current()),
+            Auth::Token(tokens) => Some(tokens.current(now)),
             Auth::Certificate(_) => None,
         };
         let reply = match permit.send(message, bearer.as_ref(), by) {
@@ -407,12 +408,8 @@ async fn attempts(shared: &Arc<Shared>, message: &Message, deadline: Option<Time
 }
 
 /// Whether the push is not to be sent any more, or cannot be.
-fn worthless(settings: &Settings, deadline: Option<Timestamp>) -> Option<Outcome> {
+fn worthless(settings: &Settings, deadline: Option<Timestamp>, now: Timestamp) -> Option<Outcome> {
     let expires_at = settings.expires_at();
-    if deadline.is_none() && expires_at.is_none() {
-        return None;
-    }
-    let now = settings.clock.now();
     if deadline.is_some_and(|deadline| deadline <= now) {
         return Some(not_sent("its deadline passed before it was sent"));
     }

@@ -4,14 +4,14 @@
 use std::{sync::Arc, time::Duration};
 
 use push_core::Backoff;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     core::Core,
     index::{Place, Ticket},
     log::{Log, prepare_spare, read_places},
     options::Waits,
-    outbox::{Batch, Storing, Wanted},
+    outbox::{Batch, Storing, Synced, Wanted},
     record::{Progress, put_carried, put_ended},
     run::Shared,
 };
@@ -39,6 +39,8 @@ pub(crate) async fn run(shared: Arc<Shared>, log: Log) {
             break;
         }
     }
+    // Nothing is written any more: nobody shall wait for it.
+    drop(committer.shared.core.lock().outbox.give_up());
     // It holds the directory's lock: whoever opens the queue next must get it.
     let patience = committer.shared.options.disk_patience;
     committer.spare.end(patience).await;
@@ -101,19 +103,21 @@ impl Committer {
     async fn commit(&mut self) -> bool {
         self.spare.look(&mut self.log).await;
         let Some(mut log) = self.log.take() else { return false };
-        let (batch, oldest) = {
+        let (mut batch, oldest) = {
             let mut core = self.shared.core.lock();
             (core.outbox.take(), core.oldest_segment().map(|(oldest, _)| oldest))
         };
+        let mut waiters = std::mem::take(&mut batch.waiters);
         let current = log.current().unwrap_or(0);
         let due = self.unsynced && self.synced.elapsed() >= SYNC;
-        let sync = due || !batch.stores.is_empty() || !batch.waiters.is_empty() || self.backoff.is_some();
+        let sync = due || !batch.stores.is_empty() || !waiters.is_empty() || self.backoff.is_some();
         let now = self.shared.options.clock.millis();
         let writing = tokio::task::spawn_blocking(move || {
             let result = log.write(&batch, sync, now);
             (log, batch, result)
         });
-        let Some((log, batch, result)) = self.patiently(writing).await else { return false };
+        let Some((log, mut batch, result)) = self.patiently(writing, &mut waiters).await else { return false };
+        batch.waiters = waiters;
         let begun = match result {
             Ok(placed) => {
                 if sync {
@@ -140,15 +144,20 @@ impl Committer {
         true
     }
 
-    /// Waits for a write; when it takes too long, nothing is accepted until it ends.
-    async fn patiently<T>(&self, mut writing: tokio::task::JoinHandle<T>) -> Option<T> {
+    /// Waits for a write; when it takes too long, all who wait are told so, and nothing is accepted until it ends. That is the deadline of
+    /// those who hand pushes in: one for all of them.
+    async fn patiently<T>(&self, mut writing: tokio::task::JoinHandle<T>, waiters: &mut Vec<oneshot::Sender<Synced>>) -> Option<T> {
         let patience = self.shared.options.disk_patience;
         if let Ok(written) = tokio::time::timeout(patience, &mut writing).await {
             return written.ok();
         }
         let trouble = format!("the disk has not answered for {} s", patience.as_secs());
         tracing::error!(trouble, "the push queue cannot be written, nothing is accepted");
-        self.shared.core.lock().in_trouble(&trouble);
+        waiters.append(&mut self.shared.core.lock().hangs(&trouble));
+        for waiter in waiters.drain(..) {
+            // Who no longer waits need not know.
+            let _ = waiter.send(Err(trouble.clone()));
+        }
         let written = writing.await.ok();
         self.shared.core.lock().mended();
         tracing::info!("the push queue is written again");
@@ -194,7 +203,7 @@ impl Committer {
             let result = if emptied { log.retire(oldest, now) } else { Ok(()) };
             (log, result)
         });
-        let Some((log, result)) = self.patiently(retiring).await else { return };
+        let Some((log, result)) = self.patiently(retiring, &mut Vec::new()).await else { return };
         if let Err(error) = result {
             tracing::warn!(%error, "old files of the push queue cannot be put away");
         }
@@ -239,7 +248,7 @@ impl Committer {
             let result = log.write(&batch, true, now);
             (log, moves, all, result)
         });
-        let Some((log, moves, all, result)) = self.patiently(carrying).await else { return false };
+        let Some((log, moves, all, result)) = self.patiently(carrying, &mut Vec::new()).await else { return false };
         self.log = Some(log);
         match result {
             Ok(placed) => {

@@ -63,6 +63,8 @@ pub(crate) struct Prepared {
     deadline: u64,
     target: u64,
     collapse: u64,
+    /// What was known of it before.
+    known: Option<State>,
 }
 
 /// How targets and collapse keys are told apart; another one after each start.
@@ -121,7 +123,7 @@ impl Prepared {
                 let target = hashes.target(job.app.as_str(), record::target(&request.target));
                 let collapse = request.collapse.as_ref().map_or(0, |key| hashes.collapse(target, key.as_str().as_bytes()));
                 let deadline = deadline(request.deadline.map(millis), millis(job.received_at), most_age);
-                Self { job: Box::new(job), start, length, deadline, target, collapse }
+                Self { job: Box::new(job), start, length, deadline, target, collapse, known: None }
             })
             .collect();
         (prepared, frames)
@@ -217,19 +219,21 @@ impl Core {
     // --- taking
 
     /// Takes all or none.
-    pub(crate) fn admit(&mut self, prepared: Vec<Prepared>, frames: &[u8], now: u64) -> Result<Admitted, Refused> {
+    pub(crate) fn admit(&mut self, mut prepared: Vec<Prepared>, frames: &[u8], now: u64) -> Result<Admitted, Refused> {
         if self.closing {
             return Err(Refused::Closed);
         }
         if let Some(trouble) = &self.trouble {
             return Err(Refused::Disk(trouble.clone()));
         }
-        self.check(&prepared, now)?;
+        self.check(&mut prepared, now)?;
+        let alone = prepared.len() == 1;
         let mut receipts = Vec::with_capacity(prepared.len());
         let mut wait = false;
-        for Prepared { job, start, length, deadline, target, collapse } in prepared {
+        for Prepared { job, start, length, deadline, target, collapse, known } in prepared {
             let id = job.request.id;
-            let duplicate = self.state(id);
+            // Others of the same call may have the same id.
+            let duplicate = if alone { known } else { self.state(id) };
             receipts.push(Receipt { id, duplicate });
             wait |= matches!(duplicate, None | Some(State::Received));
             let lane = self.find_lane(job.app.as_str());
@@ -248,9 +252,9 @@ impl Core {
         Ok((receipts, wait.then(|| self.outbox.wait())))
     }
 
-    fn check(&self, prepared: &[Prepared], now: u64) -> Result<(), Refused> {
+    fn check(&self, prepared: &mut [Prepared], now: u64) -> Result<(), Refused> {
         let (mut pushes, mut bytes, mut calls_only) = (0_usize, 0_u64, true);
-        for Prepared { job, length, deadline, .. } in prepared {
+        for Prepared { job, length, deadline, known, .. } in prepared {
             let id = job.request.id;
             let sender = self.find_lane(job.app.as_str()).and_then(|lane| self.lanes.get(lane as usize)).and_then(|it| it.sender.as_ref());
             if sender.is_none() {
@@ -259,7 +263,8 @@ impl Core {
             if *length as usize > record::LONGEST / 2 {
                 return Err(Refused::TooLarge { id, bytes: *length as usize });
             }
-            if self.state(id).is_some() {
+            *known = self.state(id);
+            if known.is_some() {
                 continue;
             }
             if *deadline <= now {
@@ -379,6 +384,12 @@ impl Core {
     /// Nothing is accepted until `mended`.
     pub(crate) fn in_trouble(&mut self, trouble: &str) {
         self.trouble = Some(trouble.to_owned());
+    }
+
+    /// The same, and those who wait for the next write need not wait.
+    pub(crate) fn hangs(&mut self, trouble: &str) -> Vec<oneshot::Sender<Synced>> {
+        self.in_trouble(trouble);
+        self.outbox.give_up()
     }
 
     pub(crate) fn mended(&mut self) {

@@ -2,8 +2,8 @@
 //! what they collapse with. Those that ended last are remembered by id, in the same table: a push is looked up once, not in two places.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    hash::{BuildHasherDefault, Hasher},
+    collections::{HashMap, VecDeque, hash_map},
+    hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
 };
 
 use push_core::{Class, PushId};
@@ -107,6 +107,19 @@ pub(crate) enum Known {
 #[derive(Debug, Default)]
 pub(crate) struct Hashed(u64);
 
+/// Hashes ids. Callers may choose these, so the hashes are keyed; the standard library's are better than is needed, and each push is
+/// looked up four times.
+#[derive(Debug)]
+pub(crate) struct Keyed {
+    start: u64,
+    factor: u64,
+}
+
+pub(crate) struct Folded {
+    state: u64,
+    factor: u64,
+}
+
 type ByHash = HashMap<u64, u32, BuildHasherDefault<Hashed>>;
 
 /// All of them.
@@ -114,8 +127,7 @@ type ByHash = HashMap<u64, u32, BuildHasherDefault<Hashed>>;
 pub(crate) struct Index {
     entries: Vec<Entry>,
     free: Vec<u32>,
-    /// Callers may choose ids: the table's hashes are keyed.
-    known: HashMap<PushId, Known>,
+    known: HashMap<PushId, Known, Keyed>,
     waiting: usize,
     /// Ids that ended, the oldest first.
     ended: VecDeque<PushId>,
@@ -137,6 +149,43 @@ impl Hasher for Hashed {
     fn write_u64(&mut self, hash: u64) {
         self.0 = hash;
     }
+}
+
+// === impl Keyed ===
+
+impl Default for Keyed {
+    fn default() -> Self {
+        let random = RandomState::new();
+        Self { start: random.hash_one(0), factor: random.hash_one(1) | 1 }
+    }
+}
+
+impl BuildHasher for Keyed {
+    type Hasher = Folded;
+
+    fn build_hasher(&self) -> Folded {
+        Folded { state: self.start, factor: self.factor }
+    }
+}
+
+impl Hasher for Folded {
+    fn finish(&self) -> u64 {
+        self.state
+    }
+
+    fn write(&mut self, octets: &[u8]) {
+        let (words, rest) = octets.as_chunks::<8>();
+        words.iter().for_each(|word| self.write_u64(u64::from_le_bytes(*word)));
+        rest.iter().for_each(|octet| self.write_u64(u64::from(*octet)));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        let product = u128::from(self.state ^ word) * u128::from(self.factor);
+        self.state = (product as u64) ^ (product >> 64) as u64;
+    }
+
+    /// The length: all ids have the same.
+    fn write_usize(&mut self, _: usize) {}
 }
 
 // === impl Entry ===
@@ -261,8 +310,10 @@ impl Index {
         while self.ended.len() > most.max(1) {
             let Some(oldest) = self.ended.pop_front() else { break };
             // It may have come again since.
-            if let Some(Known::Ended(_)) = self.known(oldest) {
-                self.known.remove(&oldest);
+            if let hash_map::Entry::Occupied(known) = self.known.entry(oldest)
+                && matches!(known.get(), Known::Ended(_))
+            {
+                known.remove();
             }
         }
     }

@@ -90,6 +90,11 @@ impl Outbox {
         wait
     }
 
+    /// Those who wait, to be told that it takes too long.
+    pub(crate) fn give_up(&mut self) -> Vec<oneshot::Sender<Synced>> {
+        std::mem::take(&mut self.batch.waiters)
+    }
+
     pub(crate) fn take(&mut self) -> Batch {
         std::mem::replace(&mut self.batch, std::mem::take(&mut self.spare))
     }

@@ -98,7 +98,8 @@ impl Pushes {
         drop(frames);
         if let Some(wait) = wait {
             shared.commit.notify_one();
-            self.synced(wait).await?;
+            // A disk that does not answer is noticed where it is written to.
+            wait.await.map_err(|_| Refused::Closed)?.map_err(Refused::Disk)?;
         }
         Ok(receipts)
     }

@@ -90,9 +90,9 @@ pub struct Answer {
 /// Fields of an answer, in one piece of memory.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Fields {
+    wanted: &'static [&'static str],
+    /// One after the other: which of the wanted ones, the length of its value in four octets, its value.
     octets: Vec<u8>,
-    /// Which of the wanted ones, and where it ends.
-    ends: Vec<(&'static str, u32)>,
 }
 
 /// Why a request has no answer.
@@ -187,14 +187,28 @@ impl Hasher for ByNumber {
 impl Fields {
     /// The value of the first field of this name.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        let at = self.ends.iter().position(|(it, _)| *it == name)?;
-        let start = at.checked_sub(1).and_then(|before| self.ends.get(before)).map_or(0, |(_, end)| *end as usize);
-        self.octets.get(start..self.ends.get(at)?.1 as usize)
+        let mut rest = &*self.octets;
+        while let Some(([which, l0, l1, l2, l3], behind)) = rest.split_first_chunk::<5>() {
+            let length = u32::from_le_bytes([*l0, *l1, *l2, *l3]) as usize;
+            let (value, next) = behind.split_at_checked(length)?;
+            if self.wanted.get(usize::from(*which)) == Some(&name) {
+                return Some(value);
+            }
+            rest = next;
+        }
+        None
     }
 
-    pub(crate) fn add(&mut self, name: &'static str, value: &[u8]) {
-        self.octets.extend_from_slice(value);
-        self.ends.push((name, self.octets.len() as u32));
+    /// Keeps it if it is one of the first 256 that are wanted.
+    pub(crate) fn add(&mut self, name: &[u8], value: &[u8], wanted: &'static [&'static str]) {
+        let Some(which) = wanted.iter().position(|it| it.as_bytes() == name) else { return };
+        if let (Ok(which), Ok(length)) = (u8::try_from(which), u32::try_from(value.len())) {
+            self.wanted = wanted;
+            self.octets.reserve(value.len() + 5);
+            self.octets.push(which);
+            self.octets.extend_from_slice(&length.to_le_bytes());
+            self.octets.extend_from_slice(value);
+        }
     }
 }
 

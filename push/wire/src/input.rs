@@ -403,9 +403,7 @@ impl Block {
         if value.iter().any(|octet| matches!(octet, 0 | b'\r' | b'\n')) {
             self.wrong = Some("an answer with a value that is none");
         }
-        if let Some(name) = wanted.iter().find(|wanted| wanted.as_bytes() == name) {
-            self.fields.add(name, value);
-        }
+        self.fields.add(name, value, wanted);
     }
 }
 

@@ -13,7 +13,9 @@ use elph_shell::{
 use crate::{
     accounts::{self, AccountsCommand},
     config::{Config, Loaded},
+    doctor,
     run::{self, Failure},
+    sso::{self, SsoCommand},
 };
 
 /// How long blocking work may go on after everything else has ended.
@@ -35,6 +37,7 @@ Signals of 'elph-server run':
 
 Exit codes:
   0   all well
+  1   doctor: something to mend
   64  the command line or the configuration is wrong
   69  the database, an address or the log cannot be had
   70  a failure inside
@@ -58,6 +61,8 @@ enum Command {
         #[arg(long, value_enum, value_delimiter = ',', default_value = "all")]
         target: Vec<Target>,
     },
+    /// Look at configuration, database, agents, issuers and clock, and say what to mend. Changes nothing.
+    Doctor(Shown),
     /// Look at the configuration.
     Config {
         #[command(subcommand)]
@@ -67,6 +72,13 @@ enum Command {
     Db {
         #[command(subcommand)]
         command: DbCommand,
+    },
+    /// Help somebody who cannot sign in or out.
+    Sso {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(subcommand)]
+        command: SsoCommand,
     },
     /// Look after the local accounts of the SSO.
     Accounts {
@@ -87,6 +99,9 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Write the manual page to standard output.
+    #[command(hide = true)]
+    Man,
 }
 
 #[derive(Debug, Subcommand)]
@@ -145,16 +160,28 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run { file, target } => serve(&file, &target),
+        Command::Doctor(shown) => look(&shown),
         Command::Config { command: ConfigCommand::Check(shown) } => check(&shown),
         Command::Config { command: ConfigCommand::Dump(shown) } => dump(&shown),
         Command::Config { command: ConfigCommand::Schema } => print(&Config::schema()),
         Command::Db { command: DbCommand::Migrate(file) } => migrate(&file),
         Command::Accounts { file, command } => see_to_accounts(&file, command),
+        Command::Sso { file, command } => match (load(&file), runtime()) {
+            (Ok(loaded), Ok(runtime)) => sso::run(&loaded, &runtime, &command),
+            (Err(code), _) | (_, Err(code)) => code,
+        },
         Command::Openapi { service } => openapi(service),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "elph-server", &mut script);
             print(&String::from_utf8_lossy(&script))
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            match clap_mangen::Man::new(Cli::command()).render(&mut page) {
+                Ok(()) => print(&String::from_utf8_lossy(&page)),
+                Err(error) => complain(&error.to_string(), 70),
+            }
         }
     }
 }
@@ -210,6 +237,17 @@ fn check(shown: &Shown) -> ExitCode {
         let _ = complain(&format!("warning: {line}"), code);
     }
     if problems.is_empty() { print(&format!("{file}: ok\n")) } else { complain(&problems.join("\n"), code) }
+}
+
+fn look(shown: &Shown) -> ExitCode {
+    let (loaded, runtime) = match (load(&shown.file), runtime()) {
+        (Ok(loaded), Ok(runtime)) => (loaded, runtime),
+        (Err(code), _) | (_, Err(code)) => return code,
+    };
+    let findings = runtime.block_on(Box::pin(doctor::examine(&loaded)));
+    runtime.shutdown_timeout(RUNTIME_DEADLINE);
+    let printed = print(&if shown.json { findings.to_json() } else { findings.to_string() });
+    if findings.all_well() { printed } else { ExitCode::from(1) }
 }
 
 fn dump(shown: &Shown) -> ExitCode {

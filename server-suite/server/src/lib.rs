@@ -3,6 +3,8 @@
 mod accounts;
 pub mod cli;
 pub mod config;
+mod doctor;
 mod run;
+mod sso;
 
 pub use self::run::Failure;

@@ -32,6 +32,7 @@ fn the_committed_schema_of_the_configuration_is_up_to_date() {
 #[test]
 fn the_committed_openapi_documents_are_up_to_date() {
     is_committed("../status/openapi.json", &["openapi", "status"]);
+    is_committed("../sso/openapi.json", &["openapi", "sso"]);
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub use self::{
     pages::Language,
     provider::{Provider, ProviderError, start},
     settings::{ClientSettings, GrantType, Lifetimes, Lockout, Signature, SsoSettings},
-    store::Store,
+    store::{Store, User},
 };
 
 /// Under which it is reachable.

@@ -135,6 +135,25 @@ impl Provider {
         self.domains.iter().map(issuer).collect()
     }
 
+    /// Somebody who has signed in before.
+    pub async fn user(&self, domain: &str, alias: &str) -> Result<Option<User>, sqlx::Error> {
+        self.store.user_of(domain, alias).await
+    }
+
+    /// Ends all sessions of somebody; how many.
+    pub async fn sign_out(&self, user: &User) -> Result<usize, sqlx::Error> {
+        let mut ended = 0;
+        for session in self.store.sessions(&user.domain, &user.id, self.alive()).await? {
+            ended += usize::from(self.store.end_session(&user.domain, &session.id, &self.told(), now()).await?);
+        }
+        Ok(ended)
+    }
+
+    /// Removes somebody's authenticator app; whether there was one.
+    pub async fn remove_app(&self, user: &User) -> Result<bool, sqlx::Error> {
+        self.store.remove_totp(&user.id).await
+    }
+
     pub(crate) fn has(&self, domain: &str) -> bool {
         self.domains.iter().any(|known| known == domain)
     }

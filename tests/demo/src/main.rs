@@ -6,6 +6,7 @@ mod report;
 mod seen;
 mod selftest;
 mod stage;
+mod suite;
 
 use std::process::ExitCode;
 
@@ -19,14 +20,14 @@ const ALL_SEEDS: [u64; 3] = [0, 1, 2];
 /// As a shell reports a program that SIGINT has ended.
 const INTERRUPTED: u8 = 130;
 
-/// Shows Elph at work: a simulated ECSS-10 switch, the real elph-agent, people on the phone.
+/// Shows Elph at work: a simulated ECSS-10 switch, the real elph-agent and elph-server, people on the phone.
 ///
-/// Starts both programs on free loopback ports in a private temporary directory, opens a conference in which people join, talk, ask for
+/// Starts the programs on free loopback ports in a private temporary directory, opens a conference in which people join, talk, ask for
 /// the floor and leave, and prints what to try. Ctrl-C ends everything and removes the directory. Several can run at a time.
 #[derive(Debug, Parser)]
 #[command(name = "demo", version, max_term_width = 80, after_help = AFTER_HELP)]
 struct Cli {
-    /// Play a scripted scenario instead and check each step through gRPC
+    /// Play a scripted scenario instead and check each step through gRPC and HTTP
     #[arg(long)]
     selftest: bool,
     /// Seed of the simulated switch's dialect: what it calls its commands, fields and events [default: random]
@@ -45,7 +46,7 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 Exit codes of the self-test:
-  0    every step was seen through gRPC
+  0    every step was seen through gRPC and HTTP
   1    one was not: says what was expected and what was seen, keeps the logs
   2    usage
   130  interrupted

@@ -72,7 +72,7 @@ impl Report {
         if self.json {
             return self.object(json!({ "result": "passed", "steps": steps, "ms": ms }));
         }
-        line(&format!("\nAll {steps} steps were seen through gRPC, in {:.1} s (seed {}).", self.seconds(), self.seed));
+        line(&format!("\nAll {steps} steps were seen through gRPC and HTTP, in {:.1} s (seed {}).", self.seconds(), self.seed));
     }
 
     /// The last lines of a run that did not.

@@ -1,4 +1,4 @@
-//! What is on stage: the programs `ssw-sim` and `elph-agent` as processes of their own, in a private directory that goes away with them.
+//! What is on stage: the programs `ssw-sim`, `elph-agent` and `elph-server` as processes of their own, in a private directory that goes away with them.
 //! The simulated Apple and Google are part of this one.
 
 use std::{
@@ -18,7 +18,7 @@ use rand::Rng;
 use ssw_sim::{Credentials, NodeAddresses, SimOptions};
 use tokio::process::{Child, Command};
 
-use crate::control::Control;
+use crate::{control::Control, suite::Suite};
 
 /// The only domain.
 pub(crate) const DOMAIN: &str = "elph.local";
@@ -52,8 +52,9 @@ struct PortChoice {
     control: u16,
 }
 
-/// A running switch and a running agent. Dropping it kills both and removes the directory.
+/// A running switch, agent and suite. Dropping it kills all of them and removes the directory.
 pub(crate) struct Stage {
+    suite: Suite,
     agent: Agent,
     switch: Child,
     providers: Providers,
@@ -63,17 +64,17 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Starts both and waits until the agent is ready.
+    /// Starts all of them and waits until the agent is ready.
     pub(crate) async fn start(options: StageOptions) -> anyhow::Result<Self> {
         let directory = directory()?;
         let started = Self::start_in(directory.path(), &options).await;
         match started {
-            Ok((agent, switch, providers, ports)) => Ok(Self { agent, switch, providers, options, ports, directory }),
+            Ok((suite, agent, switch, providers, ports)) => Ok(Self { suite, agent, switch, providers, options, ports, directory }),
             Err(error) => Err(error.context(format!("the logs are kept in {}", directory.keep().display()))),
         }
     }
 
-    async fn start_in(path: &Path, options: &StageOptions) -> anyhow::Result<(Agent, Child, Providers, PortChoice)> {
+    async fn start_in(path: &Path, options: &StageOptions) -> anyhow::Result<(Suite, Agent, Child, Providers, PortChoice)> {
         let providers = Providers::start().await?;
         let (switch, ports) = start_switch_somewhere(path, options).await?;
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -91,7 +92,12 @@ impl Stage {
             }
         };
         tokio::time::timeout(PATIENCE, ready).await.context("the agent did not become ready in time")?;
-        Ok((agent, switch, providers, ports))
+        Ok((Suite::start(path).await?, agent, switch, providers, ports))
+    }
+
+    /// The suite.
+    pub(crate) fn suite(&self) -> &Suite {
+        &self.suite
     }
 
     /// The agent.
@@ -132,6 +138,9 @@ impl Stage {
 
     /// Names a program that has ended though nobody asked it to.
     pub(crate) fn fallen(&mut self) -> Option<String> {
+        if let Some(what) = self.suite.fallen() {
+            return Some(what);
+        }
         if let Some(status) = self.agent.ended() {
             return Some(format!("elph-agent ended with {status}"));
         }
@@ -139,7 +148,7 @@ impl Stage {
         Some(format!("ssw-sim ended with {status}"))
     }
 
-    /// Ends both in good order and removes the directory.
+    /// Ends all in good order and removes the directory.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         if let Err(error) = self.end().await {
             return Err(error.context(format!("the logs are kept in {}", self.keep().display())));
@@ -148,7 +157,7 @@ impl Stage {
         self.directory.close().with_context(|| format!("remove {}", path.display()))
     }
 
-    /// Ends both and keeps the directory.
+    /// Ends all and keeps the directory.
     pub(crate) async fn stop_and_keep(mut self) -> PathBuf {
         // What it was stopped for is told already.
         let _ = self.end().await;
@@ -160,13 +169,14 @@ impl Stage {
     }
 
     async fn end(&mut self) -> anyhow::Result<()> {
-        // The agent first: it says good-bye to the switch.
+        let suite = self.suite.end().await;
+        // The agent before the switch: it says good-bye to it.
         let agent = match self.agent.ended() {
             None => self.agent.terminate().await,
             Some(status) => Err(anyhow::anyhow!("elph-agent had ended with {status}")),
         };
         let switch = end_switch(&mut self.switch).await;
-        agent.and(switch)
+        suite.and(agent).and(switch)
     }
 }
 

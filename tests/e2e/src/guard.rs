@@ -40,7 +40,7 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key), pem })
     }
 
-    /// A certificate for a DNS name.
+    /// A certificate for a DNS name or an address.
     pub fn sign(&self, name: &str) -> anyhow::Result<Signed> {
         let mut params = CertificateParams::new([name.to_owned()])?;
         params.distinguished_name.push(DnType::CommonName, name);

@@ -72,7 +72,12 @@ pub struct Realm {
 impl Browser {
     /// A new one, without cookies.
     pub fn new() -> anyhow::Result<Self> {
-        Ok(Self { http: http()?, jar: BTreeMap::new(), language: "en" })
+        Self::trusting(None)
+    }
+
+    /// One that trusts an authority.
+    pub fn trusting(authority: Option<&str>) -> anyhow::Result<Self> {
+        Ok(Self { http: http(authority)?, jar: BTreeMap::new(), language: "en" })
     }
 
     /// Its cookies.
@@ -157,7 +162,12 @@ impl Page {
 impl Realm {
     /// The provider of a domain in a suite.
     pub fn of(suite: &Suite, domain: &str) -> anyhow::Result<Self> {
-        Ok(Self { issuer: suite.url(&format!("/elph/auth/realms/{domain}")), http: http()? })
+        Self::trusting(suite, domain, None)
+    }
+
+    /// The same, behind a certificate of an authority.
+    pub fn trusting(suite: &Suite, domain: &str, authority: Option<&str>) -> anyhow::Result<Self> {
+        Ok(Self { issuer: suite.url(&format!("/elph/auth/realms/{domain}")), http: http(authority)? })
     }
 
     /// An address of the protocol.
@@ -229,8 +239,13 @@ impl Realm {
     }
 }
 
-fn http() -> anyhow::Result<reqwest::Client> {
-    Ok(reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none()).build()?)
+/// A client that trusts this authority alone, if one is given.
+pub(crate) fn http(authority: Option<&str>) -> anyhow::Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none());
+    if let Some(authority) = authority {
+        builder = builder.tls_certs_only([reqwest::Certificate::from_pem(authority.as_bytes())?]);
+    }
+    Ok(builder.build()?)
 }
 
 /// A text of an answer.

@@ -26,6 +26,7 @@ pub struct Suite {
     directory: tempfile::TempDir,
     sso: Sso,
     config: String,
+    scheme: &'static str,
     public: SocketAddr,
     internal: SocketAddr,
     client: reqwest::Client,
@@ -37,6 +38,11 @@ pub struct Live(WebSocketStream<MaybeTlsStream<TcpStream>>);
 impl Suite {
     /// Starts it for a stack's agent and domains. `more`: further lines of the configuration, `[database]` among them.
     pub async fn start(stack: &Stack, domains: &[&str], more: &str) -> anyhow::Result<Self> {
+        Self::beside(&stack.directory.join("grpc.sock"), domains, more, None).await
+    }
+
+    /// Starts it for the agent behind a socket. `authority`: the certificate that clients trust, where `more` names one for TLS.
+    pub async fn beside(socket: &Path, domains: &[&str], more: &str, authority: Option<&str>) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let sso = Sso::new()?;
         let keys = directory.path().join("keys.json");
@@ -44,7 +50,7 @@ impl Suite {
         let config = format!(
             "[[agents]]\naddress = \"unix:{}\"\ndomains = {domains:?}\n[http]\nlisten = \"127.0.0.1:0\"\ninternal_listen = \"127.0.0.1:0\"\n\
              [[oidc.issuers]]\nissuer = \"{}\"\naudience = \"{AUDIENCE}\"\njwks_file = \"{}\"\n[log]\nformat = \"json\"\n",
-            stack.directory.join("grpc.sock").display(),
+            socket.display(),
             Sso::ISSUER,
             keys.display()
         );
@@ -52,10 +58,11 @@ impl Suite {
         crate::merge(&mut table, toml::from_str(more)?);
         let config = toml::to_string(&table)?;
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
+        let client = crate::sso::http(authority)?;
+        let scheme = if authority.is_some() { "https" } else { "http" };
         let (child, public, internal) = launch(directory.path(), &config).await?;
         ensure!(public != nowhere && internal != nowhere, "no address in the log");
-        Ok(Self { child, directory, sso, config, public, internal, client })
+        Ok(Self { child, directory, sso, config, scheme, public, internal, client })
     }
 
     /// Ends it with a signal and starts it again with the same configuration and database.
@@ -79,6 +86,25 @@ impl Suite {
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let pid = self.child.id().context("the server has ended")?;
         Ok(kill(Pid::from_raw(i32::try_from(pid)?), signal)?)
+    }
+
+    /// Runs another command of the program with the same configuration: its exit code and what it has printed.
+    pub async fn command(&self, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+        let mut command = tokio::process::Command::new(binary("elph-server")?);
+        command.args(arguments).env("ELPH_SERVER_CONFIG", self.directory.path().join("server.toml")).stdin(Stdio::null());
+        let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await??;
+        let told = [output.stdout, output.stderr].concat();
+        Ok((output.status.code(), String::from_utf8_lossy(&told).into_owned()))
+    }
+
+    /// Whether it has ended by itself, and how.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// The port for the inside.
+    pub fn internal(&self) -> SocketAddr {
+        self.internal
     }
 
     /// The one port.
@@ -109,7 +135,7 @@ impl Suite {
 
     /// An address from outside.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.public)
+        format!("{}://{}{path}", self.scheme, self.public)
     }
 
     /// A request; `None` as the token: without one.

@@ -68,7 +68,8 @@ const SUITE: &[(&str, &[&str], &[&str])] = &[
     ("elph-kit", &[], &[]),
     ("elph-kit-testing", &["elph-kit"], &[]),
     ("elph-status", &["elph-kit"], &["elph-kit-testing"]),
-    ("elph-server", &["elph-kit", "elph-status"], &["elph-kit-testing"]),
+    ("elph-sso", &["elph-kit"], &["elph-kit-testing"]),
+    ("elph-server", &["elph-kit", "elph-sso", "elph-status"], &["elph-kit-testing"]),
     ("elph-proxy", &[], &[]),
 ];
 

@@ -416,6 +416,18 @@ async fn a_second_factor_is_set_up_asked_for_and_each_code_is_good_once() -> any
     ensure!(replayed.status == 422 && replayed.html.contains("used before"), "{replayed:?}");
     let next = code_for(&secret, 1)?;
     second.send(&page, &[("code", &next)]).await?.code()?;
+    // The phone is lost: the administrator of the host removes the app, and another one has to be set up.
+    let (code, told) = suite.command(&["sso", "remove-app", "--domain", A, "1001"]).await?;
+    ensure!(code == Some(0) && told.contains("no authenticator app any more"), "{code:?} {told}");
+    let page = second.open(&realm.request(&[("prompt", "login")])?).await?;
+    let page = second.sign_in(&page, "1001", "p1001").await?;
+    ensure!(page.html.contains("<svg"), "{page:?}");
+    let (code, told) = suite.command(&["sso", "sign-out", "--domain", A, "1001"]).await?;
+    ensure!(code == Some(0) && told.contains("2 sessions have ended"), "{code:?} {told}");
+    let page = browser.open(&realm.request(&[("prompt", "none")])?).await?;
+    ensure!(page.answer("error").as_deref() == Some("login_required"), "{page:?}");
+    let (code, told) = suite.command(&["sso", "sign-out", "--domain", A, "1050"]).await?;
+    ensure!(code == Some(64) && told.contains("has ever signed in"), "{code:?} {told}");
     // The other domain wants none.
     let other = Realm::of(&suite, B)?;
     other.tokens(&mut Browser::new()?, "1001", "p1001").await?;

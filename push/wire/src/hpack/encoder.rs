@@ -239,7 +239,7 @@ mod tests {
             encoder.encode(&mut block, &[b"/3/device/", b"token"], &head, &own);
             lengths.push(block.len());
         }
-        assert_eq!(lengths[1..], [2 + 15 + 3 + 3 + 11; 3], "{lengths:?}");
+        assert_eq!(lengths[1..], [2 + 15 + 3 + 4 + 11; 3], "{lengths:?}");
         assert!(encoder.table.find_name(b"authorization").is_none() && encoder.table.find_name(b":path").is_none());
     }
 

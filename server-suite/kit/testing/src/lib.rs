@@ -1,6 +1,7 @@
-//! Real servers for tests: both databases – a SQLite file and a PostgreSQL – and RabbitMQ, each of its own, which end with the test.
+//! Real servers for tests: both databases – a SQLite file and a PostgreSQL –, RabbitMQ and OpenLDAP, each of its own, which end with the test.
 
 mod broker;
+mod directory;
 
 use std::{
     path::{Path, PathBuf},
@@ -16,7 +17,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-pub use self::broker::TestBroker;
+pub use self::{broker::TestBroker, directory::TestDirectory};
 
 /// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -13,7 +13,7 @@ use rand::Rng;
 use serde_json::{Value, json};
 
 use super::{
-    Asked, Entered, OAuthError, Problems, Refusal, Visit, once,
+    Asked, Entered, Errors, Refusal, Visit, once,
     sign_in::{self, Step},
     token::{DEVICE, client},
 };
@@ -42,9 +42,7 @@ const TRIES: usize = 5;
     request_body(content = Object, content_type = "application/x-www-form-urlencoded", description = "RFC 8628, 3.1."),
     responses(
         (status = 200, description = "RFC 8628, 3.2.", body = Object),
-        (status = 400, description = "RFC 6749, 5.2.", body = OAuthError),
-        (status = 401, description = "The client is not known, or its secret is wrong.", body = OAuthError),
-        Problems
+        Errors
     )
 )]
 pub(super) async fn begin(State(serving): State<Arc<Serving>>, visit: Visit, entered: Entered) -> Result<Json<Value>, Refusal> {

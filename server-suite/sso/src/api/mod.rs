@@ -8,7 +8,7 @@ mod sessions;
 mod sign_in;
 mod token;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use axum::{
     Form, Router,
@@ -23,7 +23,10 @@ use elph_kit::{
     problem::Code,
 };
 use serde_json::json;
-use utoipa::OpenApi;
+use utoipa::{
+    OpenApi,
+    openapi::{ContentBuilder, Ref, RefOr},
+};
 
 use crate::{
     authorize::Parameters,
@@ -81,6 +84,22 @@ pub(crate) struct OAuthError {
     error_description: String,
 }
 
+/// What an endpoint of the protocols may answer when it does not serve: an error of OAuth, or a problem where the request did not get so far.
+pub(crate) struct Errors;
+
+impl utoipa::IntoResponses for Errors {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        let mut responses = Problems::responses();
+        for status in ["400", "401", "500", "503"] {
+            if let Some(RefOr::T(response)) = responses.get_mut(status) {
+                let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("OAuthError"))).build();
+                response.content.insert("application/json".to_owned(), RefOr::T(content));
+            }
+        }
+        responses
+    }
+}
+
 /// The OpenAPI document.
 pub fn document() -> utoipa::openapi::OpenApi {
     Document::openapi()
@@ -125,7 +144,7 @@ impl FromRequestParts<Arc<Serving>> for Visit {
 
     async fn from_request_parts(parts: &mut Parts, serving: &Arc<Serving>) -> Result<Self, Response> {
         // Some routes have more in their path.
-        let path: Result<Path<std::collections::HashMap<String, String>>, _> = Path::from_request_parts(parts, serving).await;
+        let path: Result<Path<BTreeMap<String, String>>, _> = Path::from_request_parts(parts, serving).await;
         let domain = path.ok().and_then(|Path(mut path)| path.remove("domain")).unwrap_or_default();
         let address = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip().to_canonical().to_string());
         let agent = parts.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or("?");

@@ -120,9 +120,7 @@ pub(super) async fn end_all_of(
     Path(whose): Path<Somebody>,
 ) -> Result<StatusCode, Problem> {
     let user = somebody(&serving, &caller, &whose).await?;
-    for session in serving.store.sessions(&whose.domain, &user.id, serving.alive()).await? {
-        serving.store.end_session(&whose.domain, &session.id, &serving.told(), now()).await?;
-    }
+    serving.sign_out(&user).await?;
     tracing::info!(domain = whose.domain, subject = user.id, by = caller.subject, "an administrator has ended all sessions of a person");
     Ok(StatusCode::NO_CONTENT)
 }

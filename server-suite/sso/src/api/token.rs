@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{Entered, OAuthError, Problems, Refusal, Visit, once};
+use super::{Entered, Errors, Refusal, Visit, once};
 use crate::{
     authorize::Parameters,
     metrics::Issued,
@@ -39,9 +39,7 @@ pub(super) const DEVICE: &str = "device";
     request_body(content = Object, content_type = "application/x-www-form-urlencoded", description = "RFC 6749, 4.1.3 and 6; RFC 8628, 3.4."),
     responses(
         (status = 200, description = "RFC 6749, 5.1.", body = Object),
-        (status = 400, description = "RFC 6749, 5.2.", body = OAuthError),
-        (status = 401, description = "The client is not known, or its secret is wrong.", body = OAuthError),
-        Problems
+        Errors
     )
 )]
 pub(super) async fn token(State(serving): State<Arc<Serving>>, visit: Visit, entered: Entered) -> Response {
@@ -161,9 +159,7 @@ async fn still(serving: &Serving, user: &User) -> Result<Option<User>, Refusal> 
         }
         Err(people::Refusal::Wrong | people::Refusal::NotSubscriber) => {
             tracing::info!(domain = user.domain, subject = user.id, "a person is gone; their sessions end");
-            for session in serving.store.sessions(&user.domain, &user.id, serving.alive()).await? {
-                serving.store.end_session(&user.domain, &session.id, &serving.told(), now()).await?;
-            }
+            serving.sign_out(user).await?;
             Ok(None)
         }
     }
@@ -210,9 +206,7 @@ async fn by_device(serving: &Serving, visit: &Visit, client: &ClientSettings, gi
     request_body(content = Object, content_type = "application/x-www-form-urlencoded", description = "RFC 7662, 2.1."),
     responses(
         (status = 200, description = "RFC 7662, 2.2.", body = Object),
-        (status = 400, description = "RFC 6749, 5.2.", body = OAuthError),
-        (status = 401, description = "The client is not known, or its secret is wrong.", body = OAuthError),
-        Problems
+        Errors
     )
 )]
 pub(super) async fn introspect(State(serving): State<Arc<Serving>>, visit: Visit, entered: Entered) -> Result<Json<Value>, Refusal> {
@@ -248,9 +242,7 @@ pub(super) async fn introspect(State(serving): State<Arc<Serving>>, visit: Visit
     request_body(content = Object, content_type = "application/x-www-form-urlencoded", description = "RFC 7009, 2.1."),
     responses(
         (status = 200, description = "It is good for nothing now, or was not before."),
-        (status = 400, description = "RFC 6749, 5.2.", body = OAuthError),
-        (status = 401, description = "The client is not known, or its secret is wrong.", body = OAuthError),
-        Problems
+        Errors
     )
 )]
 pub(super) async fn revoke(State(serving): State<Arc<Serving>>, visit: Visit, entered: Entered) -> Result<StatusCode, Refusal> {
@@ -273,12 +265,11 @@ pub(super) async fn revoke(State(serving): State<Arc<Serving>>, visit: Visit, en
 
 /// Who the holder of an access token is.
 #[utoipa::path(
-    get, path = "/realms/{domain}/protocol/openid-connect/userinfo", tag = "tokens",
+    method(get, post), path = "/realms/{domain}/protocol/openid-connect/userinfo", tag = "tokens",
     params(("domain" = String, Path, description = "The domain.")),
     responses(
         (status = 200, description = "OpenID Connect Core 1.0, 5.3.2.", body = Object),
-        (status = 401, description = "The access token is not accepted (RFC 6750, 3.1).", body = OAuthError),
-        Problems
+        Errors
     )
 )]
 pub(super) async fn userinfo(State(serving): State<Arc<Serving>>, visit: Visit) -> Response {

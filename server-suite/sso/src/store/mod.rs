@@ -8,11 +8,12 @@ mod sessions;
 use elph_kit::database::{Database, DatabaseError};
 use sqlx::{AnyPool, Row, any::AnyRow, migrate::Migrator};
 
+pub use self::sessions::User;
 pub(crate) use self::{
     devices::{DeviceState, Poll},
     failures::Kind,
     grants::{Grant, NewCode, Redeemed, Rotated},
-    sessions::{Farewell, Opened, Session, User},
+    sessions::{Farewell, Opened, Session},
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");

@@ -58,7 +58,7 @@ pub(crate) async fn run(options: StageOptions, json: bool, mut stop: impl Future
     };
     match ended {
         Ok(()) if json => line(&json!({ "ended": true }).to_string()),
-        Ok(()) => line("Agent and switch have ended, the directory is removed."),
+        Ok(()) => line("Suite, agent and switch have ended, the directory is removed."),
         Err(error) => {
             complain(&told(&error));
             return ExitCode::FAILURE;
@@ -114,13 +114,14 @@ async fn pushed_to(stage: &Stage) -> anyhow::Result<()> {
 fn greet(stage: &Stage, screen: &Screen, seed: u64, conference: &Conference) -> anyhow::Result<()> {
     let (control, http) = (stage.control().address(), stage.agent().http());
     let (socket, directory) = (stage.socket(), stage.path().display());
+    let account = stage.suite().account();
     let elphctl = shortest(&e2e::binary("elphctl")?);
     let lines = to_try(&conference.id);
     if screen.is_json() {
         let commands: Vec<String> = lines.iter().map(|(command, _)| command_line(&elphctl, &socket, command)).collect();
         line(
             &json!({
-                "seed": seed, "domain": DOMAIN, "socket": socket, "control": format!("http://{control}/"), "http": format!("http://{http}"),
+                "seed": seed, "domain": DOMAIN, "socket": socket, "control": format!("http://{control}/"), "http": format!("http://{http}"), "account": account,
                 "directory": stage.path(), "conference": conference.id, "try": commands,
             })
             .to_string(),
@@ -128,7 +129,7 @@ fn greet(stage: &Stage, screen: &Screen, seed: u64, conference: &Conference) -> 
         return Ok(());
     }
     line(&format!(
-        "\nElph at work: a simulated ECSS-10 switch and the real elph-agent, on this
+        "\nElph at work: a simulated ECSS-10 switch, the real elph-agent and elph-server, on this
 machine only. People call each other, and a conference is there to moderate.
 
   switch  ssw-sim, dialect of seed {seed} (the same again: ARGS=\"--seed {seed}\")
@@ -141,7 +142,10 @@ machine only. People call each other, and a conference is there to moderate.
   pushes  Apple and Google, simulated: even numbers from 1022 have an iPhone,
           odd ones an Android
   files   {directory} (configuration, logs; removed at the end)
-  web     nothing to see in a browser yet: the web pages come later
+  suite   elph-server, sign-in and status on one port with a certificate of its own
+          sign in      {account}
+                       with number 1001 and password p1001, up to 1060 and p1060
+          authority    {directory}/authority.pem (the browser warns without it)
 
 To try in another terminal, in this directory:
 ",

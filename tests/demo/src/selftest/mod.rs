@@ -5,6 +5,7 @@ mod call;
 mod conference;
 mod outage;
 mod pushes;
+mod suite;
 
 use elph_proto::v1::{
     self, Call, Leg, LegSelector, LegState, agent_service_client::AgentServiceClient, call_service_client::CallServiceClient,
@@ -66,7 +67,7 @@ pub(crate) async fn run(options: StageOptions, json: bool, stop: &mut (impl Futu
         Some(Err(error)) => (error, Some(stage.stop_and_keep().await)),
         Some(Ok(())) => {
             report.group("The end");
-            match report.step("SIGTERM: agent and switch end in good order, the directory is gone", stage.stop()).await {
+            match report.step("SIGTERM: suite, agent and switch end in good order, the directory is gone", stage.stop()).await {
                 Ok(()) => {
                     report.passed();
                     return Outcome::Passed;
@@ -80,7 +81,7 @@ pub(crate) async fn run(options: StageOptions, json: bool, stop: &mut (impl Futu
 }
 
 async fn start(report: &mut Report, options: StageOptions) -> anyhow::Result<Scene> {
-    let what = format!("simulated switch with the dialect of seed {}, agent ready", options.seed);
+    let what = format!("simulated switch with the dialect of seed {}, agent and suite ready", options.seed);
     let stage = report.step(&what, Stage::start(options)).await?;
     let channel = stage.agent().channel();
     let seen = report.step("EventService.Subscribe: a snapshot", Seen::start(channel.clone())).await?;
@@ -100,6 +101,7 @@ async fn play(scene: &mut Scene, report: &mut Report) -> anyhow::Result<()> {
     report.step("every link to the switch is up", links).await?;
     call::play(scene, report).await?;
     pushes::play(scene, report).await?;
+    suite::play(scene, report).await?;
     conference::play(scene, report).await?;
     outage::play(scene, report).await
 }

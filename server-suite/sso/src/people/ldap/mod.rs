@@ -200,12 +200,14 @@ impl Directory {
         let found = self.search(connection, self.template.of(login), 2).await?;
         if found.more || found.entries.len() > 1 {
             tracing::warn!(base = self.settings.base, "a login finds more than one person of the directory, who cannot sign in by it");
-            return Err(wrong());
         }
-        let entry = found.entries.first().ok_or_else(wrong)?;
-        if is_disabled(entry) || entry.object_name.is_empty() {
+        let alone = if found.more { None } else { <[SearchResultEntry; 1]>::try_from(found.entries).ok() };
+        let Some([entry]) = alone.filter(|[entry]| !is_disabled(entry) && !entry.object_name.is_empty()) else {
+            // Asked all the same, of a name that nobody has: how long it takes must not tell who is known.
+            connection.bind(&format!("cn={},{}", uuid::Uuid::new_v4(), self.settings.base), Some(password)).await?;
             return Err(wrong());
-        }
+        };
+        let entry = &entry;
         let outcome = connection.bind(&entry.object_name, Some(password)).await?;
         match outcome.code.0 {
             ResultCode::Success => {}
