@@ -98,13 +98,14 @@ impl Exchange {
         Poll::Ready(reply)
     }
 
-    /// Nobody waits for the answer any more.
-    pub(crate) fn forget(&mut self, slot: Slot) {
-        let Some(place) = self.places.get_mut(slot.0) else { return };
-        if let Place::Waits { stream, .. } = std::mem::replace(place, Place::Free) {
-            let _token = self.connection.reset(stream);
-        }
+    /// Nobody waits for the answer any more. What was to be called is handed back, for what its end sets off must not happen under a lock.
+    #[must_use]
+    pub(crate) fn forget(&mut self, slot: Slot) -> Option<Waker> {
+        let place = std::mem::replace(self.places.get_mut(slot.0)?, Place::Free);
         self.free.push(slot);
+        let Place::Waits { stream, waker, .. } = place else { return None };
+        let _token = self.connection.reset(stream);
+        waker
     }
 
     /// Ends what is late, and says when the next might be. Those who wait for it are to be woken.

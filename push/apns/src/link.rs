@@ -120,7 +120,6 @@ impl Link {
         self.task.wake();
     }
 
-
     /// Closes now.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
@@ -413,7 +412,8 @@ impl Future for Answering<'_> {
 impl Drop for Answering<'_> {
     fn drop(&mut self) {
         if let Some(slot) = self.slot {
-            self.link.exchange.lock().forget(slot);
+            let waker = self.link.exchange.lock().forget(slot);
+            drop(waker);
             self.link.task.wake();
         }
     }

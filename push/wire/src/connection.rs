@@ -311,6 +311,9 @@ impl<T> Connection<T> {
     /// Writes what the windows allow of bodies that wait.
     pub(crate) fn put_bodies(&mut self) {
         for _ in 0..self.waiting.len() {
+            if self.window <= 0 {
+                return;
+            }
             let Some(number) = self.waiting.pop_front() else { return };
             let Some(stream) = self.streams.get_mut(&number) else { continue };
             put_body(&mut self.output, number, stream, &mut self.window, self.peer.frame);

@@ -1,6 +1,12 @@
 //! Against servers that others wrote: the `h2` crate, and where they are installed node's and nghttp2's. Thousands of requests, more than
 //! they take at once, over real sockets; every one must come back with what it carried.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "what fails in a helper fails the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "what fails in a helper fails the test"
+)]
 
 use std::{collections::BTreeMap, net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
 
@@ -32,7 +38,12 @@ async fn send_all(at: SocketAddr, path: &[u8]) -> Answers {
     let limits = Limits { wanted: &["apns-id"], body: 2048, ..Limits::default() };
     let mut connection = Connection::new(limits);
     let shared = |number: usize| {
-        let fields = [(":method", "POST".to_owned()), (":scheme", "http".to_owned()), (":authority", at.to_string()), ("apns-topic", number.to_string())];
+        let fields = [
+            (":method", "POST".to_owned()),
+            (":scheme", "http".to_owned()),
+            (":authority", at.to_string()),
+            ("apns-topic", number.to_string()),
+        ];
         Arc::new(Head::new(fields.into_iter().map(|(name, value)| Field::kept(name, value.into_bytes())).collect()))
     };
     // More of them than are kept compressed, and more than the table holds.

@@ -178,7 +178,7 @@ fn wants(targets: &[Target], target: Target) -> bool {
 pub(crate) async fn migrate(config: &Config) -> Result<(), DatabaseError> {
     let database = Database::open(&config.database).await?;
     bus::migrate(&database).await?;
-    elph_status::Store::open(&database).await?;
+    elph_status::migrate(&database).await?;
     elph_sso::Store::open(&database).await?;
     database.close().await;
     Ok(())

@@ -3,11 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
 
 use std::{
-    io::Write,
+    fs::File,
+    io::{BufRead, BufReader, Read, Write},
     path::Path,
     process::{Command, Output, Stdio},
 };
 
+use nix::{
+    pty::openpty,
+    sys::termios::{LocalFlags, tcgetattr},
+};
 use serde_json::Value;
 
 const PASSWORD: &str = "correct horse";
@@ -112,4 +117,33 @@ fn weak_missing_and_unreadable_passwords_make_no_account() {
     stage.refuses(&["add", "--domain", "biysk.local", "анна"], &format!("{PASSWORD}\n"), "is no subscriber's number");
     stage.refuses(&["add", "anna"], "", "--domain");
     assert!(stage.list().is_empty());
+}
+
+#[test]
+fn a_password_that_is_typed_is_asked_for_twice_and_not_shown() {
+    let stage = Stage::new();
+    for (again, code) in [(PASSWORD, 0), ("another horse", 64)] {
+        let terminal = openpty(None, None).unwrap();
+        let shown = terminal.slave.try_clone().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_elph-server"));
+        command.args(["accounts", "passwd", "--domain", "biysk.local", "anna"]).env_clear();
+        command.env("ELPH_SERVER_CONFIG", stage.path().join("server.toml"));
+        if code == 0 {
+            stage.does(&["add", "--domain", "biysk.local", "anna", "--alias", "1001"], "an old password\n");
+        }
+        let mut child = command.stdin(terminal.slave).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (mut keyboard, mut told) = (File::from(terminal.master), BufReader::new(child.stderr.take().unwrap()));
+        for (prompt, typed) in [("New password:\n", PASSWORD), ("Again:\n", again)] {
+            let mut line = String::new();
+            told.read_line(&mut line).unwrap();
+            assert_eq!(line, prompt);
+            assert!(!tcgetattr(&shown).unwrap().local_flags.contains(LocalFlags::ECHO), "the terminal shows what is typed");
+            writeln!(keyboard, "{typed}").unwrap();
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert!(tcgetattr(&shown).unwrap().local_flags.contains(LocalFlags::ECHO), "the terminal is as it was");
+        let mut rest = String::new();
+        told.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, if code == 0 { "" } else { "the two passwords differ\n" });
+    }
 }

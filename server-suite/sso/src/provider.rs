@@ -25,6 +25,8 @@ use crate::{
 
 /// How often keys are looked at and what is over is removed.
 const TURN: Duration = Duration::from_secs(60);
+/// How exactly it is known when a session was used, in milliseconds.
+const USED: i64 = 60_000;
 /// The types of our tokens (RFC 9068, 2.1; OpenID Connect Back-Channel Logout 1.0, 2.4).
 pub(crate) const ACCESS: &str = "at+jwt";
 pub(crate) const IDENTITY: &str = "JWT";
@@ -156,6 +158,14 @@ impl Provider {
 
     pub(crate) fn has(&self, domain: &str) -> bool {
         self.domains.iter().any(|known| known == domain)
+    }
+
+    /// A session was used: written down once a minute, which is near enough for weeks.
+    pub(crate) async fn used(&self, session: &Session) -> Result<(), sqlx::Error> {
+        if now() - session.last_used < USED {
+            return Ok(());
+        }
+        self.store.touch(&session.id, now()).await
     }
 
     /// Since when a session must have been used, and been opened, to be good.

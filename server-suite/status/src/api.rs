@@ -24,7 +24,8 @@ use utoipa::{OpenApi, ToSchema};
 
 use crate::{
     board::{Board, Key, News, Watcher},
-    service::{Availability, Choice, Device, Note, Person, Status},
+    copies::Copies,
+    service::{self, Availability, Choice, Device, Note, Person, Status},
     store::Store,
 };
 
@@ -42,6 +43,7 @@ const COLLECT: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 struct Api {
     board: Arc<Board>,
+    copies: Arc<Copies>,
     store: Store,
     metrics: Arc<metrics::Metrics>,
     stop: CancellationToken,
@@ -185,8 +187,8 @@ pub fn document() -> utoipa::openapi::OpenApi {
     Document::openapi()
 }
 
-pub(crate) fn routes(kit: &Kit, board: Arc<Board>, store: Store) -> Router {
-    let api = Api { board, store, metrics: kit.metrics.clone(), stop: kit.stop.clone() };
+pub(crate) fn routes(kit: &Kit, copies: Arc<Copies>, board: Arc<Board>, store: Store) -> Router {
+    let api = Api { board, copies, store, metrics: kit.metrics.clone(), stop: kit.stop.clone() };
     Router::new()
         .route("/v1/me", get(me))
         .route("/v1/me/choice", put(set_choice))
@@ -211,44 +213,40 @@ impl Api {
             choice: person.choice_at(now),
             choice_until: person.choice_until.filter(|until| *until > now),
             last_seen: if person.hides_last_seen { LastSeen::Nobody } else { LastSeen::Everyone },
-            devices: person.devices.into_iter().map(|(id, device)| (id, device.availability)).collect(),
+            devices: person.every_device().map(|(id, device)| (id.clone(), device.availability)).collect(),
         }
     }
 
     /// Changes what is written down: first on disk, then shown.
     async fn change(&self, caller: &Caller, change: impl Fn(&mut Person)) -> Result<Json<Me>, Problem> {
         let key = key(caller);
-        let _turn = self.store.turn(&key).await;
-        let mut person = self.board.person(&key);
-        change(&mut person);
-        self.store.put(&key, &person).await?;
-        self.board.update(&key, change);
+        let chosen = self.store.change(&key, change).await?;
+        self.board.take([(key, chosen)]);
         Ok(Json(self.me(caller)))
     }
 
     fn device(&self, key: &Key, id: &str, device: Device) -> Result<(), Problem> {
         self.board.update(key, |person| {
-            if !person.devices.contains_key(id) && person.devices.len() >= MOST_DEVICES {
+            if person.every_device().all(|(known, _)| known != id) && person.every_device().count() >= MOST_DEVICES {
                 return Err(Problem::new(Code::Conflict, format!("{MOST_DEVICES} devices are there already")));
             }
             person.devices.insert(id.to_owned(), device);
             Ok(())
-        })
+        })?;
+        self.copies.tell_devices(key);
+        Ok(())
     }
 
     /// The device has left. When it was the last one, that is when its user was last seen.
     async fn left(&self, key: &Key, id: &str) -> Result<(), Problem> {
-        let _turn = self.store.turn(key).await;
-        let last = self.board.update(key, |person| {
-            let was = person.devices.remove(id).is_some();
-            if was && person.devices.is_empty() {
-                person.last_seen = Some(Timestamp::now());
-                return Some(person.clone());
-            }
-            None
-        });
-        if let Some(person) = last {
-            self.store.put(key, &person).await?;
+        let now = service::now();
+        let (was, last) = self.board.remove_own(key, id, now);
+        if was {
+            self.copies.tell_devices(key);
+        }
+        if last {
+            let chosen = self.store.change(key, |person| person.last_seen = person.last_seen.max(Some(now))).await?;
+            self.board.take([(key.clone(), chosen)]);
         }
         Ok(())
     }
@@ -335,7 +333,7 @@ async fn set_device(
     }
     check.done()?;
     let until = Timestamp::now().checked_add(SignedDuration::from_secs(ttl.into())).ok();
-    api.device(&key(&caller), &id, Device { availability: asked.availability, until })?;
+    api.device(&key(&caller), &id, Device { availability: asked.availability, until, since: service::now() })?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -344,6 +342,7 @@ async fn set_device(
     responses((status = 204), Problems))]
 async fn remove_device(State(api): State<Api>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     api.left(&key(&caller), &id).await?;
+    api.copies.tell_left(&key(&caller), &id);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -433,7 +432,9 @@ impl Session {
                 if self.device.as_ref().is_some_and(|known| *known != id) {
                     return Err("one socket is one device".to_owned());
                 }
-                self.api.device(&self.whose, &id, Device { availability, until: None }).map_err(|problem| problem.detail().to_owned())?;
+                self.api
+                    .device(&self.whose, &id, Device { availability, until: None, since: service::now() })
+                    .map_err(|problem| problem.detail().to_owned())?;
                 self.device = Some(id);
                 Ok(None)
             }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    service::{Person, Status},
+    service::{Chosen, Devices, Person, Status},
     store::Store,
 };
 
@@ -38,6 +38,8 @@ pub struct Board {
 }
 
 struct Inner {
+    /// People of whom others' copies have told something that is to be written down.
+    unwritten: BTreeSet<Key>,
     /// Numbers of another start mean nothing.
     epoch: String,
     number: u64,
@@ -90,7 +92,13 @@ pub struct News {
 impl Board {
     /// People as the database has them.
     pub fn new(people: Vec<(Key, Person)>) -> Self {
-        let mut inner = Inner { epoch: Uuid::now_v7().simple().to_string(), number: 0, people: HashMap::new(), due: BTreeSet::new() };
+        let mut inner = Inner {
+            unwritten: BTreeSet::new(),
+            epoch: Uuid::now_v7().simple().to_string(),
+            number: 0,
+            people: HashMap::new(),
+            due: BTreeSet::new(),
+        };
         let now = Timestamp::now();
         for (key, person) in people {
             inner.update(&key, now, |kept| *kept = person);
@@ -109,6 +117,65 @@ impl Board {
             self.sooner.notify_one();
         }
         result
+    }
+
+    /// Takes on what is written down of people.
+    pub fn take(&self, people: impl IntoIterator<Item = (Key, Chosen)>) {
+        for (key, chosen) in people {
+            self.update(&key, |person| person.take(chosen));
+        }
+    }
+
+    /// A device that was connected to this copy has left. Whether it was, and whether it was the person's last one anywhere.
+    pub fn remove_own(&self, key: &Key, device: &str, at: Timestamp) -> (bool, bool) {
+        self.update(key, |person| {
+            let was = person.devices.remove(device).is_some();
+            (was, was && person.leave(at))
+        })
+    }
+
+    /// When a person was last seen is to be written down soon.
+    pub fn write_down(&self, key: &Key) {
+        self.inner.lock().unwritten.insert(key.clone());
+        self.sooner.notify_one();
+    }
+
+    /// Devices of one domain that are connected to this copy of the server.
+    pub fn own_devices(&self, domain: &str) -> Vec<(Arc<str>, Devices)> {
+        let inner = self.inner.lock();
+        let own = inner.people.iter().filter(|(key, entry)| &*key.domain == domain && !entry.person.devices.is_empty());
+        own.map(|(key, entry)| (key.alias.clone(), entry.person.devices.clone())).collect()
+    }
+
+    /// A person's devices at another copy of the server. Whether that is newer than what we have, so that ours have left to there.
+    pub fn set_elsewhere(&self, key: &Key, copy: &str, own: &str, devices: Devices, at: Timestamp) -> bool {
+        let change = |person: &mut Person| {
+            let before = person.devices.len();
+            person.devices.retain(|id, ours| devices.get(id).is_none_or(|theirs| (ours.since, own) > (theirs.since, copy)));
+            let left = person.elsewhere.get(copy).is_some_and(|old| old.keys().any(|id| !devices.contains_key(id)));
+            if devices.is_empty() {
+                person.elsewhere.remove(copy);
+            } else {
+                person.elsewhere.insert(copy.to_owned(), devices);
+            }
+            (before != person.devices.len(), left && person.leave(at))
+        };
+        let (moved, last) = self.update(key, change);
+        if last {
+            self.write_down(key);
+        }
+        moved
+    }
+
+    /// All devices of one domain at another copy of the server: those who are not named have none there. Whose have left to there.
+    pub fn set_all_elsewhere(&self, domain: &str, copy: &str, own: &str, mut all: HashMap<Arc<str>, Devices>, at: Timestamp) -> Vec<Key> {
+        for (key, entry) in &self.inner.lock().people {
+            if &*key.domain == domain && entry.person.elsewhere.contains_key(copy) {
+                all.entry(key.alias.clone()).or_default();
+            }
+        }
+        let keys = all.into_iter().map(|(alias, devices)| (Key { domain: domain.into(), alias }, devices));
+        keys.filter_map(|(key, devices)| self.set_elsewhere(&key, copy, own, devices, at).then_some(key)).collect()
     }
 
     /// What is known of a person.
@@ -142,7 +209,7 @@ impl Board {
     /// Ends what is over; who must be written down.
     fn expire(&self, now: Timestamp) -> Vec<Key> {
         let mut inner = self.inner.lock();
-        let mut changed = Vec::new();
+        let mut changed: Vec<Key> = std::mem::take(&mut inner.unwritten).into_iter().collect();
         while let Some((_, key)) = inner.due.first().filter(|(due, _)| *due <= now).cloned() {
             if inner.update(&key, now, |person| person.expire(now)) {
                 changed.push(key);
@@ -160,9 +227,15 @@ impl Board {
 pub(crate) async fn expire(board: Arc<Board>, store: Store, stop: CancellationToken) {
     loop {
         for key in board.expire(Timestamp::now()) {
-            let _turn = store.turn(&key).await;
-            if let Err(error) = store.put(&key, &board.person(&key)).await {
-                tracing::warn!(%error, "what has ended could not be written down");
+            let seen = board.person(&key).last_seen;
+            // Other copies do the same: whoever comes second finds nothing to change.
+            let over = |person: &mut Person| {
+                person.expire(Timestamp::now());
+                person.last_seen = person.last_seen.max(seen);
+            };
+            match store.change(&key, over).await {
+                Ok(chosen) => board.take([(key, chosen)]),
+                Err(error) => tracing::warn!(%error, "what has ended could not be written down"),
             }
         }
         let left = board.next_due().map(|due| due.duration_since(Timestamp::now()));

@@ -3,6 +3,7 @@
 
 mod api;
 mod board;
+mod copies;
 mod events;
 mod service;
 mod store;
@@ -11,11 +12,12 @@ use std::sync::Arc;
 
 use elph_kit::{Kit, Service, database::DatabaseError};
 
+use self::copies::Copies;
 pub use self::{
     api::document,
     board::{Board, Key},
-    service::{Availability, Choice, Note, Person, Shown, Status},
-    store::Store,
+    service::{Availability, Choice, Chosen, Device, Devices, Note, Person, Shown, Status},
+    store::{CHANGED, Changed, Store, migrate},
 };
 
 /// Under which it is reachable.
@@ -23,10 +25,12 @@ pub const PREFIX: &str = "/elph_status";
 
 /// Brings its tables up to date, reads who is known and begins to follow the switches.
 pub async fn start(kit: &Kit) -> Result<Service, DatabaseError> {
-    let store = Store::open(&kit.database).await?;
+    let store = Store::open(&kit.database, &kit.bus).await?;
     let people = store.all().await.map_err(DatabaseError::Open)?;
     let board = Arc::new(Board::new(people));
     events::follow(kit, &board);
+    let copies = Arc::new(Copies::new(kit, board.clone(), store.clone()));
+    kit.tasks.spawn(copies::follow(copies.clone(), kit.stop.clone()));
     kit.tasks.spawn(board::expire(board.clone(), store.clone(), kit.stop.clone()));
-    Ok(Service { name: "status", prefix: PREFIX, routes: api::routes(kit, board, store), document: document() })
+    Ok(Service { name: "status", prefix: PREFIX, routes: api::routes(kit, copies, board, store), document: document() })
 }

@@ -61,17 +61,42 @@ pub struct Note {
 }
 
 /// A device that is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// What it says.
     pub availability: Availability,
     /// It is gone when it has not been heard of by then; none: while its socket is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// When it said so. Where two copies of the server have the same device, it is with the one that heard of it last.
+    pub since: Timestamp,
+}
+
+/// Devices by id.
+pub type Devices = BTreeMap<String, Device>;
+
+/// What is written down of a person, as it is in the database and as copies of the server tell each other.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Chosen {
+    /// Counts changes.
+    pub version: i64,
+    /// See [`Person`].
+    pub choice: Choice,
+    /// See [`Person`].
+    pub choice_until: Option<Timestamp>,
+    /// See [`Person`].
+    pub note: Option<Note>,
+    /// See [`Person`].
+    pub hides_last_seen: bool,
+    /// See [`Person`].
+    pub last_seen: Option<Timestamp>,
 }
 
 /// Everything about a person.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Person {
+    /// Which change of what is written down this is.
+    pub version: i64,
     /// What was chosen.
     pub choice: Choice,
     /// Until when; then it is as devices and calls have it.
@@ -82,8 +107,12 @@ pub struct Person {
     pub hides_last_seen: bool,
     /// When the last device left.
     pub last_seen: Option<Timestamp>,
-    /// Devices by id.
-    pub devices: BTreeMap<String, Device>,
+    /// Devices that are connected to this copy of the server.
+    pub devices: Devices,
+    /// Devices that are connected to others, by copy.
+    pub elsewhere: BTreeMap<String, Devices>,
+    /// When a device last left, of any copy.
+    pub left: Option<Timestamp>,
     /// Calls in which they talk or are held.
     pub calls: u32,
     /// Conferences in which they are.
@@ -108,6 +137,12 @@ pub struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_seen: Option<Timestamp>,
+}
+
+/// Now, as exactly as the database keeps it.
+pub(crate) fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }
 
 // === impl Choice ===
@@ -137,7 +172,8 @@ impl Person {
         let choice = self.choice_at(now);
         let hidden = choice == Choice::Invisible;
         let (in_call, in_conference) = (self.calls > 0 && !hidden, self.conferences > 0 && !hidden);
-        let mut devices = self.devices.values().filter(|device| device.until.is_none_or(|until| until > now)).peekable();
+        let mut devices =
+            self.every_device().map(|(_, device)| device).filter(|device| device.until.is_none_or(|until| until > now)).peekable();
         let here = devices.peek().is_some();
         let active = devices.any(|device| device.availability == Availability::Active);
         let state = match choice {
@@ -169,12 +205,13 @@ impl Person {
         if self.note.as_ref().is_some_and(|note| note.until.is_some_and(|until| until <= now)) {
             self.note = None;
         }
-        let late = self.devices.values().filter_map(|device| device.until).filter(|until| *until <= now).max();
+        let late = self.every_device().filter_map(|(_, device)| device.until).filter(|until| *until <= now).max();
         if let Some(late) = late {
-            self.devices.retain(|_, device| device.until.is_none_or(|until| until > now));
-            if self.devices.is_empty() {
-                self.last_seen = Some(late);
+            for devices in self.elsewhere.values_mut().chain([&mut self.devices]) {
+                devices.retain(|_, device| device.until.is_none_or(|until| until > now));
             }
+            self.elsewhere.retain(|_, devices| !devices.is_empty());
+            self.leave(late);
         }
         before != (self.choice, self.note.clone(), self.last_seen)
     }
@@ -182,7 +219,43 @@ impl Person {
     /// When something is over next.
     pub fn due(&self) -> Option<Timestamp> {
         let note = self.note.as_ref().and_then(|note| note.until);
-        self.devices.values().filter_map(|device| device.until).chain(self.choice_until).chain(note).min()
+        self.every_device().filter_map(|(_, device)| device.until).chain(self.choice_until).chain(note).min()
+    }
+
+    /// Devices of all copies of the server, with their ids.
+    pub fn every_device(&self) -> impl Iterator<Item = (&String, &Device)> {
+        self.elsewhere.values().flatten().chain(&self.devices)
+    }
+
+    /// A device has left, wherever it was. If it was the last one, that is when its user was last seen, and true.
+    pub fn leave(&mut self, at: Timestamp) -> bool {
+        self.left = self.left.max(Some(at));
+        let last = self.every_device().next().is_none();
+        if last {
+            self.last_seen = self.last_seen.max(self.left);
+        }
+        last
+    }
+
+    /// What is to be written down.
+    pub fn chosen(&self) -> Chosen {
+        Chosen {
+            version: self.version,
+            choice: self.choice,
+            choice_until: self.choice_until,
+            note: self.note.clone(),
+            hides_last_seen: self.hides_last_seen,
+            last_seen: self.last_seen,
+        }
+    }
+
+    /// Takes on what is written down, unless something newer is known.
+    pub fn take(&mut self, chosen: Chosen) {
+        if chosen.version > self.version {
+            let Chosen { version, choice, choice_until, note, hides_last_seen, last_seen } = chosen;
+            (self.version, self.choice, self.choice_until, self.note) = (version, choice, choice_until, note);
+            (self.hides_last_seen, self.last_seen) = (hides_last_seen, self.last_seen.max(last_seen));
+        }
     }
 
     /// Whether nothing is known that is worth keeping.
@@ -200,7 +273,7 @@ mod tests {
     }
 
     fn device(availability: Availability) -> (String, Device) {
-        (format!("{availability:?}"), Device { availability, until: Some(at(90)) })
+        (format!("{availability:?}"), Device { availability, until: Some(at(90)), since: at(0) })
     }
 
     fn shown(person: &Person, second: i64) -> Shown {
@@ -218,6 +291,34 @@ mod tests {
         assert_eq!(shown(&person, 90), Shown::Offline, "not heard of for too long");
         assert!(person.expire(at(90)));
         assert_eq!(person.status("1001", at(95)).last_seen, Some(at(90)));
+    }
+
+    #[test]
+    fn devices_of_all_copies_are_merged_and_the_last_to_leave_is_when_one_was_seen() {
+        let mut person = Person::default();
+        person.devices.extend([device(Availability::Idle)]);
+        person.elsewhere.insert("b".into(), [device(Availability::Active)].into());
+        assert_eq!(shown(&person, 0), Shown::Online);
+        // Both leave at the same time, each copy thinking that the other is still there; the news arrive in either order.
+        let (mut here, mut there) = (person.clone(), person);
+        here.devices.clear();
+        assert!(!here.leave(at(5)));
+        here.elsewhere.clear();
+        assert!(here.leave(at(6)));
+        there.elsewhere.clear();
+        assert!(!there.leave(at(6)));
+        there.devices.clear();
+        assert!(there.leave(at(5)));
+        assert_eq!((here.last_seen, there.last_seen), (Some(at(6)), Some(at(6))));
+    }
+
+    #[test]
+    fn what_is_older_than_what_is_known_is_not_taken() {
+        let mut person = Person { version: 2, choice: Choice::Away, ..Person::default() };
+        person.take(Chosen { version: 1, ..Chosen::default() });
+        assert_eq!(person.choice, Choice::Away);
+        person.take(Chosen { version: 3, choice: Choice::Invisible, ..Chosen::default() });
+        assert_eq!((person.choice, person.version), (Choice::Invisible, 3));
     }
 
     #[test]

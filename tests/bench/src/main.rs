@@ -17,6 +17,7 @@ mod push_rivals;
 mod push_sender;
 mod report;
 mod runs;
+mod sign_in;
 mod start;
 mod status;
 
@@ -51,6 +52,9 @@ enum Bench {
     /// Resident memory with many devices and waiting pushes, and the start after a crash.
     #[value(name = "push_memory")]
     PushMemory,
+    /// Requests at the token endpoint, and verified tokens.
+    #[value(name = "sign_in")]
+    SignIn,
     /// One change of status to 10,000 watchers.
     Status,
 }
@@ -95,6 +99,7 @@ async fn main() -> anyhow::Result<()> {
             Bench::PushFcm => Box::pin(push_fcm::run()).await?,
             Bench::PushLatency => Box::pin(push_latency::run()).await?,
             Bench::PushMemory => Box::pin(push_memory::run()).await?,
+            Bench::SignIn => Box::pin(sign_in::run()).await?,
             Bench::Status => Box::pin(status::run()).await?,
         };
         table.publish()?;

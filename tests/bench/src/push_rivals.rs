@@ -199,7 +199,7 @@ fn python() -> PathBuf {
 }
 
 /// The system's, as npm has used it, or the tools'.
-fn node() -> PathBuf {
+pub(crate) fn node() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|directory| directory.join("node")).find(|file| file.exists());
     found.unwrap_or_else(|| tools().join("venv/bin/node"))

@@ -142,8 +142,8 @@ const scenarios = {
     await page.getByRole('button', { name: 'Continue' }).click();
     assert.match(await alert(page), /wrong/);
     assert.equal(await page.locator('code').textContent(), secret, 'the secret stays');
-    // What comes of a code that was used must not depend on the second at which this runs.
-    await page.getByLabel('Code').fill(code(secret, -1));
+    // One step early or late is forgiven: what comes of this must not depend on the second at which it runs.
+    await page.getByLabel('Code').fill(code(secret));
     await page.getByRole('button', { name: 'Continue' }).click();
     await heading(page, 'Account');
     await page.getByText('On: signing in takes a code.').waitFor();

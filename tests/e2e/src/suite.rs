@@ -117,9 +117,14 @@ impl Suite {
         std::fs::read_to_string(self.directory.path().join("server.log")).unwrap_or_default()
     }
 
+    /// Its process.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        self.child.id().context("the server has ended")
+    }
+
     /// Its resident memory in KiB.
     pub fn resident(&self) -> anyhow::Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().context("the server has ended")?))?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         Ok(line.trim().trim_end_matches("kB").trim().parse()?)
     }

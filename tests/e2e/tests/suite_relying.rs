@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use e2e::{
     Stack, StackOptions,
     foreign::{self, root, tool},
@@ -26,8 +27,11 @@ struct Stage {
     receiver: u16,
 }
 
+/// A port that is free, below those that the system gives to others meanwhile.
 fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    let ports = std::iter::repeat_with(|| rand::random_range(15_000..32_000)).take(100);
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.into_iter().find(free).context("no port is free")
 }
 
 impl Stage {

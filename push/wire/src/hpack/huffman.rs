@@ -150,7 +150,10 @@ mod tests {
             ("a8eb10649cbf", "no-cache"),
             ("25a849e95bb8e8b4bf", "custom-value"),
             ("d07abe941054d444a8200595040b8166e082a62d1bff", "Mon, 21 Oct 2013 20:13:21 GMT"),
-            ("94e7821dd7f2e6c7b335dfdfcd5b3960d5af27087f3672c1ab270fb5291f9587316065c003ed4ee5b1063d5007", "foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1"),
+            (
+                "94e7821dd7f2e6c7b335dfdfcd5b3960d5af27087f3672c1ab270fb5291f9587316065c003ed4ee5b1063d5007",
+                "foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1",
+            ),
         ] {
             assert_eq!(unpacked(&hex(packed)).map(|text| String::from_utf8(text).unwrap()).as_deref(), Some(text));
             assert_eq!(pack(text.as_bytes()), hex(packed));

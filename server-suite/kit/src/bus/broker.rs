@@ -178,8 +178,8 @@ pub(super) struct Publisher {
 pub(super) struct Sent {
     /// RabbitMQ has them.
     pub(super) confirmed: Vec<Uuid>,
-    /// Of these no queue wanted so many.
-    pub(super) unrouted: u64,
+    /// It has no queue for them.
+    pub(super) returned: Vec<Uuid>,
     /// Why not all of them are confirmed.
     pub(super) error: Option<String>,
 }
@@ -222,10 +222,8 @@ impl Publisher {
                 }
             };
             match confirmed {
-                Ok(Confirmation::Ack(returned)) => {
-                    sent.confirmed.push(id);
-                    sent.unrouted += u64::from(returned.is_some());
-                }
+                Ok(Confirmation::Ack(None)) => sent.confirmed.push(id),
+                Ok(Confirmation::Ack(Some(_))) => sent.returned.push(id),
                 Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => sent.error = Some("an event was not taken".to_owned()),
                 Err(error) => sent.error = Some(told(&error)),
             }

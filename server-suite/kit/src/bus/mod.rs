@@ -139,6 +139,11 @@ impl Bus {
         &self.inner.copy
     }
 
+    /// Whether there may be other copies.
+    pub fn is_shared(&self) -> bool {
+        self.inner.broker.is_some()
+    }
+
     /// Begins a transaction in which events can be published.
     pub async fn begin(&self) -> Result<Transaction, sqlx::Error> {
         self.inner.store.begin().await

@@ -5,11 +5,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Event, Inner,
     broker::{self, Publisher},
-    event::takes,
     store::Bound,
     wait::Backoff,
 };
@@ -25,6 +25,9 @@ const LEASE: Duration = Duration::from_secs(10);
 const FORGETS: Duration = Duration::from_secs(3600);
 /// How long the last events are given when we end.
 const LAST: Duration = Duration::from_secs(5);
+
+/// How long services may still tell fleeting events when we end.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// What a copy does for its events.
 pub(super) struct Relay {
@@ -68,9 +71,6 @@ impl Relay {
         let _late = tokio::time::timeout(LAST, all).await;
         if let Err(error) = self.inner.store.leave(&self.inner.copy).await {
             tracing::debug!(error = elph_shell::told(&error), "the lease ends by itself");
-        }
-        if let Some(broker) = &self.inner.broker {
-            broker.publishing.close().await;
         }
     }
 
@@ -124,7 +124,20 @@ impl Relay {
     }
 
     async fn send(&mut self, publisher: Publisher, events: &[Event]) -> Result<usize, String> {
-        let (inner, sent) = (self.inner.clone(), publisher.publish(events).await);
+        let lost = |error: sqlx::Error| elph_shell::told(&error);
+        let (inner, mut sent) = (self.inner.clone(), publisher.publish(events).await);
+        if !sent.returned.is_empty() {
+            // A queue that is wanted and not there yet, or not any more, is made; the event waits for it.
+            let bound = inner.store.bound().await.map_err(lost)?;
+            for event in events.iter().filter(|event| sent.returned.contains(&event.id)) {
+                if bound.iter().any(|bound| bound.wants(&event.topic)) {
+                    sent.error = Some("a queue was missing".to_owned());
+                } else {
+                    sent.confirmed.push(event.id);
+                    inner.counts.unrouted.inc();
+                }
+            }
+        }
         match (&sent.error, &inner.broker) {
             (Some(why), Some(broker)) => {
                 broker.publishing.lost(why);
@@ -138,10 +151,9 @@ impl Relay {
                 inner.store.sent(&mut transaction, &sent.confirmed).await?;
                 transaction.commit().await
             };
-            deleted.await.map_err(|error: sqlx::Error| elph_shell::told(&error))?;
+            deleted.await.map_err(lost)?;
         }
         inner.counts.published.inc_by(sent.confirmed.len() as u64);
-        inner.counts.unrouted.inc_by(sent.unrouted);
         sent.error.map_or(Ok(sent.confirmed.len()), Err)
     }
 
@@ -151,7 +163,7 @@ impl Relay {
         let bound = inner.store.bound().await?;
         let mut routes: HashMap<&str, Vec<&Bound>> = HashMap::new();
         for event in &events {
-            let wanted = || bound.iter().filter(|it| it.topics.iter().any(|topic| takes(topic, &event.topic))).collect();
+            let wanted = || bound.iter().filter(|bound| bound.wants(&event.topic)).collect();
             routes.entry(&event.topic).or_insert_with(wanted);
         }
         let mut transaction = inner.store.begin().await?;
@@ -180,7 +192,13 @@ impl Relay {
 pub(super) async fn tell(inner: Arc<Inner>, mut told: mpsc::Receiver<Event>) {
     let Some(broker) = &inner.broker else { return };
     let (mut channel, mut backoff) = (None, Backoff::default());
-    while let Some(Some(event)) = inner.stop.run_until_cancelled(told.recv()).await {
+    loop {
+        let next = tokio::select! {
+            next = told.recv() => next,
+            // What services have to say at their end comes at once.
+            () = after(&inner.stop, LINGER) => None,
+        };
+        let Some(event) = next else { break };
         if channel.is_none() {
             match broker.publishing.channel().await {
                 Ok(opened) => {
@@ -201,4 +219,10 @@ pub(super) async fn tell(inner: Arc<Inner>, mut told: mpsc::Receiver<Event>) {
             backoff.wait(&inner.stop).await;
         }
     }
+    broker.publishing.close().await;
+}
+
+async fn after(stop: &CancellationToken, time: Duration) {
+    stop.cancelled().await;
+    tokio::time::sleep(time).await;
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use sqlx::{Any, AnyPool, AssertSqlSafe, Row, any::AnyRow, migrate::Migrator, query::Query};
 use uuid::Uuid;
 
-use super::{Event, Transaction};
+use super::{Event, Transaction, event::takes};
 use crate::database::{Database, DatabaseError};
 
 /// Rows of one statement.
@@ -36,6 +36,12 @@ pub(super) struct Waiting {
 pub(super) struct Bound {
     pub(super) queue: String,
     pub(super) topics: Vec<String>,
+}
+
+impl Bound {
+    pub(super) fn wants(&self, topic: &str) -> bool {
+        self.topics.iter().any(|pattern| takes(pattern, topic))
+    }
 }
 
 /// Brings the bus's tables up to date.

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -33,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const DOMAIN: &str = "biysk.local";
 const TOPIC: &str = "test.happened";
 
+/// The order in which events are handled, in all copies.
+static PLACE: AtomicI64 = AtomicI64::new(0);
+
 // === a copy of the server, as far as the bus is concerned ===
 
 struct Copy {
@@ -46,15 +49,23 @@ struct Copy {
 
 impl Copy {
     async fn start(settings: &BusSettings, place: &TestDatabase) -> anyhow::Result<Self> {
+        Self::start_named(settings, place, "elph").await
+    }
+
+    /// `name`: what PostgreSQL knows its connections by.
+    async fn start_named(settings: &BusSettings, place: &TestDatabase, name: &str) -> anyhow::Result<Self> {
         // Of its own, so that it can end in the middle of everything.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let (settings, database) = (settings.clone(), place.settings.clone());
+        let (settings, mut database) = (settings.clone(), place.settings.clone());
+        if place.name == "postgres" {
+            database.url += &format!("&application_name={name}");
+        }
         let opened = runtime.spawn(async move {
             let (metrics, stop, tasks) = (Metrics::default(), CancellationToken::new(), TaskTracker::new());
             let database = Database::open(&database).await?;
             let bus = Bus::open(&settings, &database, [DOMAIN.to_owned()], &metrics, &tasks, &stop).await?;
             sqlx::query(
-                "CREATE TABLE IF NOT EXISTS handled (queue TEXT NOT NULL, id TEXT NOT NULL, number BIGINT NOT NULL, copy TEXT NOT NULL)",
+                "CREATE TABLE IF NOT EXISTS handled (queue TEXT NOT NULL, id TEXT NOT NULL, number BIGINT NOT NULL, copy TEXT NOT NULL, place BIGINT NOT NULL)",
             )
             .execute(database.pool())
             .await?;
@@ -133,11 +144,12 @@ struct Switch {
 
 impl Handler for Writes {
     async fn handle(&self, event: &Event, transaction: &mut Transaction) -> Result<(), Fault> {
-        sqlx::query("INSERT INTO handled (queue, id, number, copy) VALUES ($1, $2, $3, $4)")
+        sqlx::query("INSERT INTO handled (queue, id, number, copy, place) VALUES ($1, $2, $3, $4, $5)")
             .bind(self.queue.clone())
             .bind(event.id.to_string())
             .bind(event.body.get("number").and_then(serde_json::Value::as_i64).unwrap_or(-1))
             .bind(self.copy.clone())
+            .bind(PLACE.fetch_add(1, Ordering::Relaxed))
             .execute(&mut **transaction)
             .await?;
         if event.body.get("poison").is_some() && !self.switch.cured.load(Ordering::Relaxed) {
@@ -149,7 +161,10 @@ impl Handler for Writes {
 
 /// How often each event was handled, by id; numbers in the order in which they were.
 async fn handled(database: &Database, queue: &str) -> anyhow::Result<(BTreeMap<String, usize>, Vec<i64>)> {
-    let rows = sqlx::query("SELECT id, number FROM handled WHERE queue = $1").bind(queue.to_owned()).fetch_all(database.pool()).await?;
+    let rows = sqlx::query("SELECT id, number FROM handled WHERE queue = $1 ORDER BY place")
+        .bind(queue.to_owned())
+        .fetch_all(database.pool())
+        .await?;
     let (mut times, mut numbers) = (BTreeMap::new(), Vec::new());
     for row in rows {
         *times.entry(row.try_get("id")?).or_default() += 1;
@@ -554,7 +569,7 @@ async fn two_copies_share_a_queue_and_one_that_crashes_leaves_its_work_to_the_ot
     let Some(broker) = TestBroker::start().await? else { return Ok(()) };
     for place in TestDatabase::both().await? {
         let settings = BusSettings { prefetch: 4, ..broker.settings.clone() };
-        let (one, two) = (Copy::start(&settings, &place).await?, Copy::start(&settings, &place).await?);
+        let (one, two) = (Copy::start(&settings, &place).await?, Copy::start_named(&settings, &place, "crashing").await?);
         one.work(place.name).await?;
         two.work(place.name).await?;
         let share = async |copy: &Copy| -> anyhow::Result<i64> {
@@ -574,6 +589,11 @@ async fn two_copies_share_a_queue_and_one_that_crashes_leaves_its_work_to_the_ot
             published += 1;
         }
         drop(two);
+        if place.name == "postgres" {
+            // As the kernel would after a crash of the whole process.
+            let cut = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'crashing'";
+            sqlx::query(cut).execute(one.database.pool()).await?;
+        }
         exactly(&one.database, place.name, published).await.context(place.name)?;
         one.end().await?;
     }

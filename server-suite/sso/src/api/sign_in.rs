@@ -66,7 +66,7 @@ async fn begin(serving: &Serving, visit: &Visit, given: Result<Parameters, Strin
         let fresh = |session: &Session| request.max_age.is_none_or(|age| session.signed_in + age.saturating_mul(1000) > now());
         match session.filter(|(session, _)| request.prompt != Prompt::Login && fresh(session)) {
             Some((session, _)) => {
-                serving.store.touch(&session.id, now()).await?;
+                serving.used(&session).await?;
                 with_code(serving, visit, &request, &session.id).await
             }
             None if request.prompt == Prompt::None => Ok(back(

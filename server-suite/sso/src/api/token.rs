@@ -105,7 +105,7 @@ async fn by_code(serving: &Serving, visit: &Visit, client: &ClientSettings, give
             return Err(wrong());
         }
     };
-    serving.store.touch(&session.id, now()).await?;
+    serving.used(&session).await?;
     let refresh = client.grant_types.contains(&GrantType::RefreshToken);
     Ok(serving.tokens(client, &grant, &user, &session, refresh)?)
 }
@@ -141,7 +141,7 @@ async fn by_refresh(serving: &Serving, visit: &Visit, client: &ClientSettings, g
         }
         grant.scope = scope.to_owned();
     }
-    serving.store.touch(&session.id, now()).await?;
+    serving.used(&session).await?;
     Ok(serving.tokens(client, &grant, &user, &session, true)?)
 }
 

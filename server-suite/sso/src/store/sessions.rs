@@ -156,13 +156,17 @@ impl Store {
 
     /// A session that is still good: used since the first time of `alive`, opened since the second.
     pub async fn session(&self, domain: &str, id: &str, alive: (i64, i64)) -> Result<Option<(Session, User)>, sqlx::Error> {
-        let row = sqlx::query(AssertSqlSafe(format!(
-            "{SESSION} WHERE domain = $1 AND id = $2 AND ended IS NULL AND last_used >= $3 AND signed_in >= $4"
-        )));
+        // One question, since every refresh asks it.
+        let row = sqlx::query(
+            "SELECT s.id AS session_id, s.secret, s.methods, s.signed_in, s.last_used, s.address, s.agent, \
+             u.id, u.domain, u.alias, u.name, u.email, u.roles, u.checked \
+             FROM sso_sessions s JOIN sso_users u ON u.id = s.user_id \
+             WHERE s.domain = $1 AND s.id = $2 AND s.ended IS NULL AND s.last_used >= $3 AND s.signed_in >= $4",
+        );
         let row = row.bind(domain).bind(id).bind(alive.0).bind(alive.1).fetch_optional(&self.pool).await?;
-        let Some(session) = row.as_ref().map(session).transpose()? else { return Ok(None) };
-        let user = self.user(domain, &session.user_id).await?;
-        Ok(user.map(|user| (session, user)))
+        let Some(row) = row else { return Ok(None) };
+        let user = user(&row)?;
+        Ok(Some((of_user(&row, "session_id", user.domain.clone(), user.id.clone())?, user)))
     }
 
     /// The sessions of a user that are still good, the last used first.
@@ -289,10 +293,14 @@ fn user(row: &AnyRow) -> Result<User, sqlx::Error> {
 }
 
 fn session(row: &AnyRow) -> Result<Session, sqlx::Error> {
+    of_user(row, "id", text(row, "domain")?, text(row, "user_id")?)
+}
+
+fn of_user(row: &AnyRow, id: &str, domain: String, user_id: String) -> Result<Session, sqlx::Error> {
     Ok(Session {
-        id: text(row, "id")?,
-        domain: text(row, "domain")?,
-        user_id: text(row, "user_id")?,
+        id: text(row, id)?,
+        domain,
+        user_id,
         secret: text(row, "secret")?,
         methods: text(row, "methods")?.split(' ').map(str::to_owned).collect(),
         signed_in: number(row, "signed_in")?,

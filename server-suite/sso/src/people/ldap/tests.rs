@@ -2,7 +2,6 @@
 
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -10,7 +9,7 @@ use elph_kit_testing::TestDirectory;
 use rasn_ldap::{BindResponse, LdapMessage, LdapResult, PartialAttribute, ProtocolOp, SearchResultDone};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 
 use super::*;
@@ -20,8 +19,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 const MODERATORS: &str = "cn=moderators, dc=example,dc=org";
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A port at which nobody answers for as long as this is kept.
+fn closed() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
 }
 
 fn settings(slapd: &TestDirectory) -> LdapSettings {
@@ -116,8 +119,8 @@ async fn who_writes_anothers_number_into_an_own_entry_signs_in_as_nobody() {
 async fn a_changed_directory_is_seen_at_once() {
     let Some(slapd) = TestDirectory::start().await.unwrap() else { return };
     let directory = directory(&settings(&slapd));
-    slapd
-        .modify("dn: cn=Moderators,dc=example,dc=org\nchangetype: modify\nreplace: member\nmember: uid=vera,ou=people,dc=example,dc=org\n");
+    let group = "dn: cn=Moderators,dc=example,dc=org\nchangetype: modify\nreplace: member\nmember: uid=vera,ou=people,dc=example,dc=org\n";
+    slapd.modify(group).await.unwrap();
     assert_eq!(directory.still("1001").await.unwrap().groups, [""; 0]);
     slapd.modify("dn: uid=anna,ou=people,dc=example,dc=org\nchangetype: delete\n").await.unwrap();
     assert_eq!(directory.still("1001").await, Err(Refusal::Wrong));
@@ -167,7 +170,8 @@ async fn a_directory_that_shows_nothing_throws_nobody_out() {
 async fn the_next_server_is_asked_when_one_is_down_or_silent_and_it_is_remembered() {
     let Some(slapd) = TestDirectory::start().await.unwrap() else { return };
     let silent = Fake::start(|_, _| Vec::new()).await;
-    let servers = vec![format!("ldaps://127.0.0.1:{}", free_port()), format!("ldaps://{}", silent.address), slapd.encrypted()];
+    let (_kept, nobody) = closed();
+    let servers = vec![format!("ldaps://{nobody}"), format!("ldaps://{}", silent.address), slapd.encrypted()];
     let timeout = elph_shell::config::Span::seconds(3);
     let directory = directory(&LdapSettings { servers, timeout, ..settings(&slapd) });
     assert!(directory.sign_in("anna", &secret("anna's password")).await.is_ok());
@@ -179,7 +183,8 @@ async fn the_next_server_is_asked_when_one_is_down_or_silent_and_it_is_remembere
 #[tokio::test]
 async fn a_server_that_is_down_or_slow_is_unavailable_within_the_time_out() {
     let timeout = elph_shell::config::Span::seconds(1);
-    let down = LdapSettings { servers: vec![format!("ldap://127.0.0.1:{}", free_port())], ..bare(timeout) };
+    let (_kept, nobody) = closed();
+    let down = LdapSettings { servers: vec![format!("ldap://{nobody}")], ..bare(timeout) };
     unavailable(directory(&down).sign_in("anna", &secret("x")).await, "cannot be reached");
     let silent = Fake::start(|_, _| Vec::new()).await;
     for start_tls in [true, false] {
