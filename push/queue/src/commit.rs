@@ -311,3 +311,50 @@ impl Spare {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{Gone, Options, Telling, TokenGone, Verdict};
+
+    struct Nobody;
+
+    impl TokenGone for Nobody {
+        fn token_gone(&self, _: Gone) -> Telling {
+            Box::pin(std::future::ready(Verdict::Gone))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_wait_for_a_disk_that_hangs_are_told_and_nothing_is_taken_until_it_answers() {
+        let options = Options::default();
+        let patience = options.disk_patience;
+        let shared = Arc::new(Shared {
+            core: Mutex::new(Core::new(options.clone())),
+            options,
+            hashes: Default::default(),
+            commit: Default::default(),
+            gone: Arc::new(Nobody),
+            directory: Default::default(),
+            stop: CancellationToken::new(),
+            stop_log: CancellationToken::new(),
+        });
+        let (synced, spare) = (Instant::now(), Spare::default());
+        let committer = Committer { shared: shared.clone(), log: None, unsynced: false, synced, spare, done_before: 0, backoff: None };
+        let (under_way, told) = oneshot::channel();
+        let told_next = shared.core.lock().outbox.wait();
+        let (answer, answered) = oneshot::channel();
+        let disk = tokio::spawn(async { answered.await.unwrap() });
+        let writing = tokio::spawn(async move { committer.patiently(disk, &mut vec![under_way]).await });
+        let trouble = told.await.unwrap().unwrap_err();
+        assert_eq!(told_next.await.unwrap(), Err(trouble.clone()), "of the write that would be next, too");
+        assert!(synced.elapsed() <= patience + Duration::from_millis(1));
+        assert_eq!(shared.core.lock().snapshot(0).disk_trouble, Some(trouble));
+        answer.send(7).unwrap();
+        assert_eq!(writing.await.unwrap(), Some(7));
+        assert_eq!(shared.core.lock().snapshot(0).disk_trouble, None);
+    }
+}

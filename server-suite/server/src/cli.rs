@@ -12,6 +12,7 @@ use elph_shell::{
 
 use crate::{
     accounts::{self, AccountsCommand},
+    bus::{self, BusCommand},
     config::{Config, Loaded},
     doctor,
     run::{self, Failure},
@@ -72,6 +73,13 @@ enum Command {
     Db {
         #[command(subcommand)]
         command: DbCommand,
+    },
+    /// Look after events between services.
+    Bus {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(subcommand)]
+        command: BusCommand,
     },
     /// Help somebody who cannot sign in or out.
     Sso {
@@ -166,6 +174,10 @@ pub fn main() -> ExitCode {
         Command::Config { command: ConfigCommand::Schema } => print(&Config::schema()),
         Command::Db { command: DbCommand::Migrate(file) } => migrate(&file),
         Command::Accounts { file, command } => see_to_accounts(&file, command),
+        Command::Bus { file, command } => match (load(&file), runtime()) {
+            (Ok(loaded), Ok(runtime)) => bus::run(&loaded, &runtime, &command),
+            (Err(code), _) | (_, Err(code)) => code,
+        },
         Command::Sso { file, command } => match (load(&file), runtime()) {
             (Ok(loaded), Ok(runtime)) => sso::run(&loaded, &runtime, &command),
             (Err(code), _) | (_, Err(code)) => code,

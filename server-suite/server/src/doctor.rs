@@ -1,5 +1,5 @@
 //! `elph-server doctor`: what an operator would look at, beside the running server and without changing anything: configuration and
-//! files, database, agents and their domains, issuers, clock, certificate, addresses, open files.
+//! files, database, agents and their domains, issuers, directories, clock, certificate, addresses, open files.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -46,6 +46,7 @@ pub(crate) async fn examine(loaded: &Loaded) -> Findings {
     database(&mut findings, config).await;
     agents(&mut findings, config).await;
     issuers(&mut findings, config).await;
+    directories(&mut findings, config).await;
     synchronised(&mut findings);
     addresses(&mut findings, config).await;
     open_files(&mut findings, config);
@@ -170,7 +171,8 @@ fn domains(findings: &mut Findings, settings: &AgentSettings, granted: &[String]
 fn unreachable(settings: &AgentSettings, code: &str) -> String {
     match code {
         "PERMISSION_DENIED" | "UNAUTHENTICATED" => {
-            "give us [[grants]] with the scopes directory:read, calls and events:read in elph-agent.toml, by our uid or our certificate"
+            "give us [[grants]] with the scopes directory (directory:read without [sso]), calls and events:read in elph-agent.toml, by our uid or our \
+             certificate"
                 .to_owned()
         }
         _ if settings.address.starts_with("unix:") => {
@@ -196,6 +198,31 @@ async fn issuers(findings: &mut Findings, config: &Config) {
             Ok(Err(_)) => findings.well(format!("the keys of {} can be had", issuer.issuer)),
             Ok(Ok(_)) => findings.wrong(format!("{} vouches for a token that nobody has signed", issuer.issuer), "tell its maker"),
             Err(_) => findings.wrong(format!("{} does not answer within {}s", issuer.issuer, DEADLINE.as_secs()), advice),
+        }
+    }
+}
+
+/// Whether the directories let us look people up.
+async fn directories(findings: &mut Findings, config: &Config) {
+    for (index, realm) in config.sso.iter().flat_map(|sso| &sso.realms).enumerate() {
+        let key = format!("sso.realms[{index}].ldap");
+        let looks = match elph_sso::people::look(realm).await {
+            Ok(looks) => looks,
+            Err((inner, what)) => {
+                findings.wrong(format!("{key}.{inner}: {what}"), "correct the key, or put the file there");
+                continue;
+            }
+        };
+        for (server, look) in looks {
+            match look {
+                Ok(()) => findings.well(format!("the directory {server} of {} shows its people and groups", realm.domain)),
+                Err(why) => {
+                    let advice = format!(
+                        "let this host reach it, and correct {key}: servers, ca_file, bind_dn and its password, base; and the groups of the roles"
+                    );
+                    findings.wrong(format!("the directory {server} of {} {why}", realm.domain), advice);
+                }
+            }
         }
     }
 }

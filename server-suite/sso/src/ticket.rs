@@ -53,6 +53,8 @@ pub(crate) enum Stage {
     Enrol {
         /// Who.
         user_id: String,
+        /// Their number, for the app's list.
+        alias: String,
         /// In base 32.
         secret: String,
     },

@@ -2,6 +2,7 @@
 //! Each bench prints a table and writes `target/bench/<bench>.json`. `bench events codecs` runs those two; without names all are run.
 
 mod bare;
+mod bus;
 mod busy;
 mod codecs;
 mod events;
@@ -57,6 +58,8 @@ enum Bench {
     SignIn,
     /// One change of status to 10,000 watchers.
     Status,
+    /// Events per second through the outbox and RabbitMQ.
+    Bus,
 }
 
 /// Measures the agent beside others.
@@ -101,6 +104,7 @@ async fn main() -> anyhow::Result<()> {
             Bench::PushMemory => Box::pin(push_memory::run()).await?,
             Bench::SignIn => Box::pin(sign_in::run()).await?,
             Bench::Status => Box::pin(status::run()).await?,
+            Bench::Bus => Box::pin(bus::run()).await?,
         };
         table.publish()?;
     }

@@ -44,6 +44,8 @@ pub struct Browser {
     jar: BTreeMap<String, String>,
     /// `Accept-Language`.
     pub language: &'static str,
+    /// `X-Real-IP`, as a proxy writes it, or somebody who would like to be one.
+    pub address: &'static str,
 }
 
 /// What a browser shows.
@@ -77,7 +79,7 @@ impl Browser {
 
     /// One that trusts an authority.
     pub fn trusting(authority: Option<&str>) -> anyhow::Result<Self> {
-        Ok(Self { http: http(authority)?, jar: BTreeMap::new(), language: "en" })
+        Ok(Self { http: http(authority)?, jar: BTreeMap::new(), language: "en", address: "" })
     }
 
     /// Its cookies.
@@ -104,6 +106,9 @@ impl Browser {
         for _ in 0..REDIRECTIONS {
             let cookies: Vec<String> = self.jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
             request = request.header(header::ACCEPT_LANGUAGE, self.language).header(header::ACCEPT, "text/html");
+            if !self.address.is_empty() {
+                request = request.header("x-real-ip", self.address);
+            }
             if !cookies.is_empty() {
                 request = request.header(header::COOKIE, cookies.join("; "));
             }

@@ -68,6 +68,11 @@ impl Suite {
     /// Ends it with a signal and starts it again with the same configuration and database.
     pub async fn restart(&mut self, signal: Signal) -> anyhow::Result<()> {
         self.end(signal).await?;
+        self.again().await
+    }
+
+    /// Starts it again after it was ended.
+    pub async fn again(&mut self) -> anyhow::Result<()> {
         (self.child, self.public, self.internal) = launch(self.directory.path(), &self.config).await?;
         Ok(())
     }

@@ -73,7 +73,7 @@ async fn a_person_of_the_directory_signs_in_with_name_mail_and_the_roles_of_its_
     ensure!(identity["email"] == "anna@example.org", "{identity}");
     ensure!(access.to_string().contains("moderator") && access.to_string().contains("night-shift"), "{access}");
     let (status, me) = stage.realm.get(&stage.suite.url("/elph_status/v1/me"), text(&tokens, "access_token")?).await?;
-    ensure!(status == 200 && me["alias"] == "1001", "{status} {me}");
+    ensure!(status == 200 && me["status"]["alias"] == "1001", "{status} {me}");
 
     // Who leaves the group loses the role at the next refresh.
     let group = "dn: cn=Moderators,dc=example,dc=org\nchangetype: modify\nreplace: member\nmember: uid=vera,ou=people,dc=example,dc=org\n";

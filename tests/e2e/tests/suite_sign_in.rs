@@ -700,3 +700,30 @@ async fn another_domains_realm_client_and_person_do_not_exist() -> anyhow::Resul
     drop(suite);
     stack.stop().await
 }
+
+#[tokio::test]
+async fn behind_a_proxy_limits_and_sessions_go_by_the_clients_address_and_elsewhere_nobody_says_what_theirs_is() -> anyhow::Result<()> {
+    let stack = stack().await?;
+    for (trusted, shown) in [("[\"127.0.0.1\"]", "203.0.113.7"), ("[]", "127.0.0.1")] {
+        let place = TestDatabase::sqlite()?;
+        let more = format!("[http]\ntrusted_proxies = {trusted}\n[limits]\nper_address = 1\nper_address_burst = 10\n");
+        let suite = suite(&stack, &[A, B], &format!("{}{more}", database(&place))).await?;
+        let realm = Realm::of(&suite, A)?;
+        let mut browser = Browser::new()?;
+        browser.address = "203.0.113.7";
+        let page = browser.open(&realm.request(&[])?).await?;
+        let tokens = realm.exchange(&browser.sign_in(&page, "1001", "p1001").await?.code()?).await?.1;
+        let (_, listed) = realm.get(&format!("{}/account/sessions", realm.issuer), text(&tokens, "access_token")?).await?;
+        ensure!(listed["sessions"][0]["address"] == shown, "{listed}");
+        let (mut one, mut other) = (Browser::new()?, Browser::new()?);
+        (one.address, other.address) = ("203.0.113.8", "203.0.113.9");
+        let mut refused = false;
+        for _ in 0..20 {
+            refused |= one.open(&realm.at("/certs")).await?.status == 429;
+        }
+        ensure!(refused, "{trusted}: nobody was stopped");
+        let status = other.open(&realm.at("/certs")).await?.status;
+        ensure!((status == 200) == (shown == "203.0.113.7"), "{trusted}: {status}");
+    }
+    stack.stop().await
+}

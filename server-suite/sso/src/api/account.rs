@@ -46,7 +46,7 @@ async fn show(serving: &Serving, visit: &Visit, language: Language, this: &Sessi
             clients: clients.iter().map(title).collect::<Vec<_>>().join(", "),
             signed_in: time(session.signed_in),
             last_used: time(session.last_used),
-            agent: session.agent,
+            agent: program(&session.agent),
             address: session.address,
             id: session.id,
         });
@@ -94,7 +94,7 @@ pub(super) async fn act(State(serving): State<Arc<Serving>>, visit: Visit, enter
         let wanted = serving.people.totp(&visit.domain);
         match given.get("app") {
             Some("add") if wanted != Totp::Off && serving.store.totp(&user.id).await?.is_none() => {
-                let stage = Stage::Enrol { user_id: user.id.clone(), secret: Secret::generate().to_base32() };
+                let stage = Stage::Enrol { user_id: user.id.clone(), alias: user.alias.clone(), secret: Secret::generate().to_base32() };
                 let browser = sign_in::browser(&serving, &visit)?.0;
                 setting_up(&serving, &visit, &ticket(&visit, &browser, language, stage), &user, None)
             }
@@ -126,7 +126,7 @@ pub(super) async fn enrol(State(serving): State<Arc<Serving>>, visit: Visit, ent
     let Ok(given) = entered.0 else { return visit.refused(language, "a field comes more than once") };
     let Some(mut kept) = sign_in::ticket(&serving, &visit, &given) else { return sign_in::over(&serving, &visit, language) };
     kept.language = given.get("language").and_then(Language::of).unwrap_or(kept.language);
-    let Stage::Enrol { user_id, secret } = &kept.stage else { return sign_in::over(&serving, &visit, language) };
+    let Stage::Enrol { user_id, secret, .. } = &kept.stage else { return sign_in::over(&serving, &visit, language) };
     let answered = async {
         let session = sign_in::session(&serving, &visit).await?.filter(|(_, user)| user.id == *user_id);
         let Some((_, user)) = session else { return sign_in::first_page(&serving, &visit, kept.language, Purpose::Account) };
@@ -140,4 +140,52 @@ pub(super) async fn enrol(State(serving): State<Arc<Serving>>, visit: Visit, ent
         Ok(sign_in::go(&format!("{}/account", serving.settings.issuer(&visit.domain))))
     };
     answered.await.unwrap_or_else(|problem: Problem| visit.troubled(kept.language, &problem))
+}
+
+/// A program as people call it, from how it names itself; those that are no browser stay as they are.
+fn program(agent: &str) -> String {
+    // The first that fits: most browsers name others, too.
+    const BROWSERS: [(&str, &str); 7] = [
+        ("YaBrowser/", "Yandex"),
+        ("Edg/", "Edge"),
+        ("OPR/", "Opera"),
+        ("Firefox/", "Firefox"),
+        ("Chromium/", "Chromium"),
+        ("Chrome/", "Chrome"),
+        ("Safari/", "Safari"),
+    ];
+    const SYSTEMS: [(&str, &str); 6] =
+        [("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Windows", "Windows"), ("Mac OS X", "macOS"), ("Linux", "Linux")];
+    let named = |known: &[(&str, &'static str)]| known.iter().find(|(part, _)| agent.contains(part)).map(|(_, name)| *name);
+    match (named(&BROWSERS), named(&SYSTEMS)) {
+        (Some(browser), Some(system)) if agent.starts_with("Mozilla/") => format!("{browser}, {system}"),
+        _ => agent.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn browsers_are_called_as_people_call_them() {
+        for (agent, called) in [
+            (
+                "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) HeadlessChrome/156.0.0.0 Safari/537.36",
+                "Chrome, Linux",
+            ),
+            (
+                "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0 YaBrowser/24.10 Safari/537.36",
+                "Yandex, Windows",
+            ),
+            (
+                "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Version/18.0 Mobile/15E148 Safari/604.1",
+                "Safari, iPhone",
+            ),
+            ("Elph Desktop/2.1", "Elph Desktop/2.1"),
+            ("?", "?"),
+        ] {
+            assert_eq!(program(agent), called);
+        }
+    }
 }

@@ -116,8 +116,8 @@ fn page(serving: &Serving, visit: &Visit, ticket: &Ticket, wrong: Option<&str>, 
     let status = if wrong.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     Ok(match &ticket.stage {
         Stage::Code { .. } => pages::show(status, &Code { frame }, leads_to),
-        Stage::Enrol { secret, user_id } => {
-            let (image, secret) = picture(secret, user_id, &visit.domain).map_err(|error| Problem::internal(&error))?;
+        Stage::Enrol { secret, alias, .. } => {
+            let (image, secret) = picture(secret, alias, &visit.domain).map_err(|error| Problem::internal(&error))?;
             pages::show(status, &Enrol { frame, image, secret }, leads_to)
         }
         Stage::Password | Stage::SignedIn { .. } => {
@@ -143,7 +143,7 @@ pub(super) async fn step(State(serving): State<Arc<Serving>>, visit: Visit, ente
     let answered = match ticket.stage.clone() {
         Stage::Password => password(&serving, &visit, ticket, &given).await,
         Stage::Code { user_id } => code(&serving, &visit, ticket, &user_id, &given).await,
-        Stage::Enrol { user_id, secret } => enrol(&serving, &visit, ticket, &user_id, &secret, &given).await,
+        Stage::Enrol { user_id, secret, .. } => enrol(&serving, &visit, ticket, &user_id, &secret, &given).await,
         Stage::SignedIn { .. } => Ok(over(&serving, &visit, language)),
     };
     answered.unwrap_or_else(|problem| visit.troubled(language, &problem))
@@ -205,7 +205,7 @@ async fn password(serving: &Serving, visit: &Visit, ticket: Ticket, given: &Para
     }
     settle(serving, visit, login, true).await?;
     if wanted == people::Totp::Required {
-        let stage = Stage::Enrol { user_id: user.id, secret: Secret::generate().to_base32() };
+        let stage = Stage::Enrol { user_id: user.id, alias: user.alias, secret: Secret::generate().to_base32() };
         return page(serving, visit, &Ticket { stage, made: now(), ..ticket }, None, None);
     }
     done(serving, visit, ticket, &user, &["pwd"]).await

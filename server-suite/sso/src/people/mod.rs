@@ -94,8 +94,8 @@ impl People {
                 }
                 (SourceKind::Ldap, None) => return Err((key("ldap"), "is missing; source is ldap".to_owned())),
                 (SourceKind::Ldap, Some(ldap)) => {
-                    let groups = settings.roles.iter().flat_map(|role| role.groups.iter().cloned()).collect();
-                    let directory = Directory::new(ldap, groups).map_err(|(inner, what)| (key(&format!("ldap.{inner}")), what))?;
+                    let directory =
+                        Directory::new(ldap, settings.groups()).map_err(|(inner, what)| (key(&format!("ldap.{inner}")), what))?;
                     Source::Ldap(Box::new(directory))
                 }
             };
@@ -200,6 +200,15 @@ impl ldap::Entry {
 impl Account {
     fn known(self) -> Known {
         Known { alias: self.alias, name: self.name, email: self.email, roles: self.roles, groups: Vec::new() }
+    }
+}
+
+/// Looks at each server of a realm's directory, for `doctor`: its address, and what is wrong with it. Nothing for other realms. Fails with
+/// the key at fault and why.
+pub async fn look(realm: &RealmSettings) -> Result<Vec<(String, Result<(), String>)>, (String, String)> {
+    match (&realm.ldap, realm.source) {
+        (Some(ldap), SourceKind::Ldap) => Ok(Directory::new(ldap, realm.groups())?.look().await),
+        _ => Ok(Vec::new()),
     }
 }
 

@@ -139,6 +139,14 @@ impl RealmSettings {
             require_subscriber: true,
         }
     }
+
+    /// Groups that mean something.
+    pub(super) fn groups(&self) -> Vec<String> {
+        let mut groups: Vec<String> = self.roles.iter().flat_map(|role| role.groups.iter().cloned()).collect();
+        groups.sort();
+        groups.dedup();
+        groups
+    }
 }
 
 impl Default for LdapSettings {
@@ -314,5 +322,15 @@ mod tests {
         assert_eq!(problems(&format!("{good}{role}")), [""; 0]);
         one(&format!("[[realms]]\ndomain = \"biysk.local\"\n{role}"), "sso.realms[0].roles[0].groups: are groups of a directory");
         one(&format!("{good}{}", role.replace("cn=m,dc=x", "m")), "sso.realms[0].roles[0].groups: must be distinguished names");
+    }
+
+    #[test]
+    fn the_documented_examples_are_accepted() {
+        let page = include_str!("../../PEOPLE.md");
+        let examples: Vec<&str> = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert_eq!(examples.len(), 4);
+        for example in examples {
+            assert_eq!(problems(&example.replace("sso.realms", "realms")), [""; 0], "{example}");
+        }
     }
 }

@@ -110,7 +110,8 @@ impl Directory {
         let tls = Arc::new(tls.with_root_certificates(roots).with_no_client_auth());
         let secret = settings.secret().map_err(|problem| (problem.key, problem.what))?;
         if let Some(source) = &secret {
-            source.read().map_err(wrong("password_file"))?;
+            let key = source.place("password").map_or_else(|_| "password".to_owned(), |(key, _)| key);
+            source.read().map_err(|what| (key, what))?;
         }
         let template = Template::parse(&settings.filter).map_err(wrong("filter"))?;
         let away = Mutex::new(vec![None; servers.len()]);
@@ -126,6 +127,41 @@ impl Directory {
     /// Finds who has a subscriber's number now.
     pub(super) async fn still(&self, alias: &str) -> Result<Entry, Refusal> {
         self.ask(Question::Still { alias }).await
+    }
+
+    /// Looks at each server in turn: whether it lets the searching account in and shows the base and the groups that have roles.
+    pub(super) async fn look(&self) -> Vec<(String, Result<(), String>)> {
+        let mut looks = Vec::new();
+        for server in &self.servers {
+            let look = match timeout(self.settings.timeout.0, Box::pin(self.shows(server))).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(Failure::Server(why) | Failure::Refused(Refusal::Unavailable(why)))) => Err(why),
+                Ok(Err(Failure::Refused(_))) => Err("shows nothing".to_owned()),
+                Err(_) => Err("did not answer in time".to_owned()),
+            };
+            looks.push((server.to_string(), look));
+        }
+        looks
+    }
+
+    async fn shows(&self, server: &Server) -> Result<(), Failure> {
+        let mut connection = Connection::open(server, &self.tls).await?;
+        if self.secret.is_some() {
+            self.bind(&mut connection).await?;
+        }
+        for name in std::iter::once(&self.settings.base).chain(&self.groups) {
+            let search = Search { base: name, whole: false, filter: Filter::anything(), attributes: &["objectClass"], most: 1 };
+            match connection.search(search).await? {
+                Ok(found) if found.entries.is_empty() => return Err(Failure::Server(format!("does not show {name}"))),
+                Ok(_) => {}
+                Err(outcome) if outcome.code.0 == ResultCode::NoSuchObject => {
+                    return Err(Failure::Server(format!("has no {name}, or does not show it")));
+                }
+                Err(outcome) => return Err(refused("the search", outcome)),
+            }
+        }
+        connection.close().await;
+        Ok(())
     }
 
     async fn ask(&self, question: Question<'_>) -> Result<Entry, Refusal> {

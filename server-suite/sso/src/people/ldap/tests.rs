@@ -167,6 +167,26 @@ async fn a_directory_that_shows_nothing_throws_nobody_out() {
 }
 
 #[tokio::test]
+async fn a_look_names_for_each_server_what_is_wrong_with_it() {
+    let Some(slapd) = TestDirectory::start().await.unwrap() else { return };
+    let look = async |settings: LdapSettings, group: &str| {
+        let mut looks = Directory::new(&settings, vec![group.to_owned()]).unwrap().look().await;
+        assert_eq!(looks.len(), settings.servers.len());
+        looks.pop().unwrap().1
+    };
+    let good = settings(&slapd);
+    assert_eq!(look(good.clone(), MODERATORS).await, Ok(()));
+    let has = |look: Result<(), String>, part: &str| assert!(look.as_ref().is_err_and(|why| why.contains(part)), "{part}: {look:?}");
+    has(look(good.clone(), "cn=typo,dc=example,dc=org").await, "has no cn=typo,dc=example,dc=org");
+    has(look(LdapSettings { base: "dc=other,dc=org".to_owned(), ..good.clone() }, MODERATORS).await, "dc=other,dc=org");
+    let (_kept, nobody) = closed();
+    let down = LdapSettings { servers: vec![slapd.encrypted(), format!("ldaps://{nobody}")], ..good.clone() };
+    has(look(down, MODERATORS).await, "cannot be reached");
+    std::fs::write(slapd.password(), "old password").unwrap();
+    has(look(good, MODERATORS).await, "the searching account was refused: InvalidCredentials");
+}
+
+#[tokio::test]
 async fn the_next_server_is_asked_when_one_is_down_or_silent_and_it_is_remembered() {
     let Some(slapd) = TestDirectory::start().await.unwrap() else { return };
     let silent = Fake::start(|_, _| Vec::new()).await;
