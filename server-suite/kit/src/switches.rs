@@ -45,6 +45,8 @@ pub struct AgentSettings {
     pub address: String,
     /// The domains that are its: what it says of others is not heeded.
     pub domains: Vec<String>,
+    /// The name in the agent's certificate, where it is not that of the address.
+    pub server_name: Option<String>,
     /// PEM file of the authority that signed the agent's certificate.
     pub ca_file: Option<PathBuf>,
     /// PEM file with the certificate that the agent knows us by.
@@ -234,6 +236,9 @@ fn channel(settings: &AgentSettings) -> Result<Channel, (&'static str, String)> 
         endpoint.connect_timeout(CONNECT).http2_keep_alive_interval(HEARTBEAT).keep_alive_timeout(CONNECT).keep_alive_while_idle(true);
     if settings.address.starts_with("https://") {
         let mut tls = ClientTlsConfig::new();
+        if let Some(name) = &settings.server_name {
+            tls = tls.domain_name(name);
+        }
         let read = |key: &'static str, path: &Option<PathBuf>| {
             path.as_ref().map(|path| read_bounded(path, LONGEST).map_err(|what| (key, what))).transpose()
         };

@@ -76,3 +76,21 @@ fn all_is_well_with_tables_and_keys_and_a_refused_configuration_is_64() {
     }
     assert_eq!(run(directory.path(), "nonsense = 1\n", &["doctor"]).status.code(), Some(64));
 }
+
+#[test]
+fn a_directory_that_cannot_be_asked_is_named_with_the_keys_to_correct() {
+    let directory = tempfile::tempdir().unwrap();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let more = format!(
+        "[sso]\npublic_url = \"https://elph.example.org\"\nsecret = \"a secret of at least 32 characters\"\n\
+         [[sso.realms]]\ndomain = \"elph.local\"\nsource = \"ldap\"\nrequire_subscriber = false\n\
+         [sso.realms.ldap]\nservers = [\"ldap://{nobody}\"]\nstart_tls = false\nbase = \"dc=example,dc=org\"\ntimeout = \"1s\"\n"
+    );
+    let output = run(directory.path(), &config(directory.path(), &more), &["doctor"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let found = format!("WRONG the directory {nobody} of elph.local ");
+    let at = text.lines().position(|line| line.starts_with(&found));
+    let next = at.and_then(|at| text.lines().nth(at + 1)).unwrap_or_default();
+    assert!(next.contains("sso.realms[0].ldap: servers"), "{text}");
+    assert_eq!(output.status.code(), Some(1), "{text}");
+}

@@ -107,6 +107,8 @@ async fn a_refresh_token_is_good_once_and_who_comes_with_a_used_one_ends_the_who
     let more = [("grant_type", "refresh_token"), ("refresh_token", token), ("client_id", "app"), ("scope", "openid roles")];
     let scope = Realm::of(&suite, A)?.form("/token", &more).await?;
     ensure!(scope.1["error"] == "invalid_scope", "{scope:?}");
+    let (status, less) = realm.form("/token", &[&more[..3], &[("scope", "openid")]].concat()).await?;
+    ensure!(status == 200 && less["scope"] == "openid", "the refused one was not used up: {less}");
     drop(suite);
     stack.stop().await
 }
@@ -591,6 +593,10 @@ async fn a_client_may_ask_for_a_fresh_sign_in_or_for_none_at_all() -> anyhow::Re
     ensure!(page.answer("error").as_deref() == Some("login_required") && page.answer("state").as_deref() == Some("s1"), "{page:?}");
     realm.tokens(&mut browser, "1001", "p1001").await?;
     browser.open(&realm.request(&[])?).await?.code()?;
+    let another = realm.tokens(&mut Browser::new()?, "1002", "p1002").await?;
+    let hint = ("id_token_hint", text(&another, "id_token")?);
+    let page = browser.open(&realm.request(&[("prompt", "none"), hint])?).await?;
+    ensure!(page.answer("error").as_deref() == Some("login_required"), "somebody else is meant: {page:?}");
     for changed in [("prompt", "login"), ("max_age", "0"), ("prompt", "select_account")] {
         let page = browser.open(&realm.request(&[changed])?).await?;
         ensure!(page.away.is_none() && page.html.contains("name=\"password\""), "{changed:?}: {page:?}");
@@ -725,5 +731,24 @@ async fn behind_a_proxy_limits_and_sessions_go_by_the_clients_address_and_elsewh
         let status = other.open(&realm.at("/certs")).await?.status;
         ensure!((status == 200) == (shown == "203.0.113.7"), "{trusted}: {status}");
     }
+    stack.stop().await
+}
+
+#[tokio::test]
+async fn services_elsewhere_need_only_the_issuers_address() -> anyhow::Result<()> {
+    let (stack, _place, mut suite) = simple("").await?;
+    let realm = Realm::of(&suite, A)?;
+    let place = TestDatabase::sqlite()?;
+    let issuer = format!("[[oidc.issuers]]\nissuer = \"{}\"\naudience = \"elph\"\ndomain = \"{A}\"\n", realm.issuer);
+    let other = Suite::start(&stack, &[A, B], &format!("{}{issuer}", database(&place))).await?;
+    let tokens = realm.tokens(&mut Browser::new()?, "1001", "p1001").await?;
+    let access = text(&tokens, "access_token")?;
+    let me = other.url("/elph_status/v1/me");
+    ensure!(realm.get(&me, access).await?.0 == 200);
+    // Its keys are known: it need not be there for each request.
+    suite.end(Signal::SIGTERM).await?;
+    ensure!(realm.get(&me, access).await?.0 == 200);
+    ensure!(realm.get(&me, text(&tokens, "id_token")?).await?.0 == 401, "for another audience");
+    drop(other);
     stack.stop().await
 }

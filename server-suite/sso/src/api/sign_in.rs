@@ -17,7 +17,7 @@ use crate::{
     now,
     pages::{self, Code, Enrol, Frame, Language, SignIn},
     people::{self, Refusal as NotKnown},
-    provider::{Serving, millis},
+    provider::{IDENTITY, Serving, millis},
     store::{Kind, NewCode, Opened, Session, User},
     ticket::{Purpose, Stage, Ticket},
     vault::{self, Broken, hash},
@@ -64,7 +64,15 @@ async fn begin(serving: &Serving, visit: &Visit, given: Result<Parameters, Strin
     let answered = async {
         let session = session(serving, visit).await?;
         let fresh = |session: &Session| request.max_age.is_none_or(|age| session.signed_in + age.saturating_mul(1000) > now());
-        match session.filter(|(session, _)| request.prompt != Prompt::Login && fresh(session)) {
+        // Somebody else than the client means is nobody to it.
+        let meant = given
+            .get("id_token_hint")
+            .map(|token| serving.keys.verify(&visit.domain, &serving.settings.issuer(&visit.domain), IDENTITY, token, true));
+        let is_meant = |user: &User| match &meant {
+            None => true,
+            Some(claims) => claims.as_ref().and_then(|claims| claims.get("sub")?.as_str()).is_some_and(|subject| subject == user.id),
+        };
+        match session.filter(|(session, user)| request.prompt != Prompt::Login && fresh(session) && is_meant(user)) {
             Some((session, _)) => {
                 serving.used(&session).await?;
                 with_code(serving, visit, &request, &session.id).await

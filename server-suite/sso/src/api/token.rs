@@ -117,6 +117,14 @@ async fn by_refresh(serving: &Serving, visit: &Visit, client: &ClientSettings, g
     // Looked at before it is used: another client must not use up what is not its own.
     let kept = serving.store.grant(&visit.domain, id).await?.filter(|grant| grant.client == client.client_id).ok_or_else(wrong)?;
     let (session, user) = serving.store.session(&visit.domain, &kept.session_id, serving.alive()).await?.ok_or_else(wrong)?;
+    if let Some(scope) = given.get("scope") {
+        // Less, but not more (RFC 6749, 6).
+        let granted: Vec<&str> = kept.scope.split(' ').collect();
+        if let Some(scope) = scope.split(' ').find(|scope| !granted.contains(scope)) {
+            let scope: String = scope.chars().filter(char::is_ascii_graphic).take(40).collect();
+            return Err(Refusal::new("invalid_scope", format!("{scope} was not granted")));
+        }
+    }
     // Before the token is used up: when this cannot be answered the client can try again.
     let user = still(serving, &user).await?.ok_or_else(wrong)?;
     let mut grant = match serving.store.rotate(&visit.domain, id, generation, now()).await? {
@@ -133,12 +141,6 @@ async fn by_refresh(serving: &Serving, visit: &Visit, client: &ClientSettings, g
         Rotated::Gone => return Err(wrong()),
     };
     if let Some(scope) = given.get("scope") {
-        // Less, but not more (RFC 6749, 6).
-        let granted: Vec<&str> = kept.scope.split(' ').collect();
-        if let Some(scope) = scope.split(' ').find(|scope| !granted.contains(scope)) {
-            let scope: String = scope.chars().filter(char::is_ascii_graphic).take(40).collect();
-            return Err(Refusal::new("invalid_scope", format!("{scope} was not granted")));
-        }
         grant.scope = scope.to_owned();
     }
     serving.used(&session).await?;
@@ -181,9 +183,10 @@ async fn by_device(serving: &Serving, visit: &Visit, client: &ClientSettings, gi
         DeviceState::Approved(session) => session,
     };
     let gone = || Refusal::new("access_denied", "the person has signed out meanwhile");
-    let (_, user) = serving.store.session(&visit.domain, &session_id, serving.alive()).await?.ok_or_else(gone)?;
+    let (approved, user) = serving.store.session(&visit.domain, &session_id, serving.alive()).await?.ok_or_else(gone)?;
+    let methods: Vec<&str> = approved.methods.iter().map(String::as_str).collect();
     // A session of its own: it goes on when the browser signs out, and shows as a device of its own in the list.
-    let opened = serving.store.open_session(&user, &["pwd"], &visit.address, client.title(), now()).await?;
+    let opened = serving.store.open_session(&user, &methods, &visit.address, client.title(), now()).await?;
     let grant = Grant {
         id: Uuid::now_v7().to_string(),
         client: client.client_id.clone(),
