@@ -35,7 +35,7 @@ test: ## install what the tests need, then run all of them
 
 bench: ## measure against the stated figures and the rivals; writes target/bench/*.json
 	@packaging/dev-setup bench
-	$(CARGO) build --locked --release -p bench -p elph-agent -p elph-server -p push-sim -p ssw-sim
+	$(CARGO) build --locked --release -p bench -p elph-agent -p elph-proxy -p elph-server -p push-sim -p ssw-sim
 	$(BUILT)/release/bench $(ARGS)
 
 lint: ## formatting, clippy, licences and bans, the API definition, scripts
@@ -69,12 +69,12 @@ proto-image: ## accept the API definition as it is now: later changes must not b
 	@packaging/dev-setup buf
 	proto/check accept
 
-deb: ## the Debian package of elph-agent and elphctl, man pages and completions included; prints its path
+deb: ## the Debian packages of elph-agent, elph-server and elph-proxy, man pages and completions included; prints their paths
 	@packaging/dev-setup deb
-	packaging/build-deb
+	packaging/build-deb $(ARGS)
 
 # Not part of `make test`: it needs root and namespaces of its own.
-check-deb: deb ## install that package in a Debian 12 under a systemd of its own: start, reload, upgrade, purge
+check-deb: deb ## install that of elph-agent in a Debian 12 under a systemd of its own: start, reload, upgrade, purge
 	@packaging/dev-setup check-deb
 	$(CARGO) build --locked --release -p ssw-sim
 	packaging/check-deb

@@ -7,7 +7,7 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::{
     acme,
     config::{Challenge, Loaded},
-    nginx,
+    nginx::{self, NginxError},
     render::Files,
     run::{features, rendered},
 };
@@ -109,6 +109,10 @@ async fn nginx(report: &mut Findings, loaded: &Loaded) {
     let _ = std::fs::remove_file(&files.candidate);
     match tested {
         Ok(()) => report.well("nginx takes the rendered configuration".to_owned()),
+        // The unit may, this user may not: nothing is wrong with the configuration for that.
+        Err(NginxError::Refused { said }) if said.contains("bind()") && said.contains("Permission denied") => {
+            report.know(format!("nginx may not open the addresses for this user: {said}"), "look as root");
+        }
         Err(error) => report.wrong(
             told(&error),
             "run this as the user that elph-proxy runs as; if it still stands, correct what nginx names in proxy.toml",

@@ -5,6 +5,7 @@ mod bare;
 mod bus;
 mod busy;
 mod codecs;
+mod edge;
 mod events;
 mod fanout;
 mod feed;
@@ -60,6 +61,8 @@ enum Bench {
     Status,
     /// Events per second through the outbox and RabbitMQ.
     Bus,
+    /// The door: nginx as elph-proxy renders it beside a bare one and haproxy.
+    Edge,
 }
 
 /// Measures the agent beside others.
@@ -105,6 +108,7 @@ async fn main() -> anyhow::Result<()> {
             Bench::SignIn => Box::pin(sign_in::run()).await?,
             Bench::Status => Box::pin(status::run()).await?,
             Bench::Bus => Box::pin(bus::run()).await?,
+            Bench::Edge => Box::pin(edge::run()).await?,
         };
         table.publish()?;
     }

@@ -237,7 +237,7 @@ fn linked(name: &str) -> BTreeSet<String> {
     assert!(output.status.success(), "cargo tree failed: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     let names: BTreeSet<String> = text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
-    assert!(names.contains(name) && names.contains("tokio"), "cargo tree says too little about {name}: {names:?}");
+    assert!(names.contains(name) && names.contains("bytes"), "cargo tree says too little about {name}: {names:?}");
     names
 }
 
@@ -253,6 +253,13 @@ fn mediator_client_knows_nothing_of_grpc_or_push_and_push_nothing_of_grpc_or_cal
         breaches.extend(foreign.map(|foreign| format!("{name} links {foreign}")));
     }
     none(&breaches);
+}
+
+#[test]
+fn http_2_for_apns_does_no_io() {
+    let linked = linked("push-wire");
+    let foreign = ["tokio", "rustls", "push-core", "parking_lot"].into_iter().filter(|foreign| linked.contains(*foreign));
+    none(&foreign.map(|foreign| format!("push-wire links {foreign}")).collect::<Vec<_>>());
 }
 
 #[test]

@@ -150,3 +150,70 @@ async fn malformed_and_smuggled_requests_are_refused_and_what_follows_them_is_no
     ensure!(suite.request("GET", OPEN, None)?.send().await?.status() == 200);
     stack.stop().await
 }
+
+/// Everything that comes back for these octets.
+async fn raw(suite: &Suite, request: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(suite.public()).await?;
+    // It may be closed while we write.
+    let _closed = stream.write_all(request.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _reset = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.with_context(|| format!("not closed: {request}"))?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[tokio::test]
+async fn no_way_of_writing_a_path_leads_inside_or_past_a_prefix_and_what_stands_in_a_body_stays_there() -> anyhow::Result<()> {
+    let stack = Stack::start(StackOptions::default()).await?;
+    let place = TestDatabase::sqlite()?;
+    let suite = Suite::start(&stack, &[stack.domain()], &database(&place)).await?;
+    for path in [
+        "/metrics",
+        "/healthz",
+        "/readyz",
+        "/elph_status/metrics",
+        "/elph_status/../metrics",
+        "/elph_status/./../metrics",
+        "/elph_status/%2e%2e/metrics",
+        "/elph_status/..%2fmetrics",
+        "/elph_status/%252e%252e/metrics",
+        "/elph_status/..;/metrics",
+        "/elph_status/\\..\\metrics",
+        "/elph_status/%5c../metrics",
+        "/%6detrics",
+        "//metrics",
+        "/elph_status//openapi.json",
+        "//elph_status/openapi.json",
+        "/elph_status%2fopenapi.json",
+        "/elph_statusx/openapi.json",
+        "/ELPH_STATUS/openapi.json",
+        "/elph_status/openapi.json%00",
+        "/elph_status/openapi.json;x",
+        "/internal/",
+        "http://x/metrics",
+        "http://x/elph_status/../metrics",
+        "http://127.0.0.1:9100/metrics",
+    ] {
+        let answer = raw(&suite, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await?;
+        ensure!(answer.starts_with("HTTP/1.1 4"), "{path}: {answer}");
+        ensure!(!answer.contains("elph_server_") && !answer.contains("\"openapi\""), "{path}: {answer}");
+    }
+    let inner = format!("GET {OPEN} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let post = "POST /elph_status/v1/users/lookup HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+    let held = format!("{:x}\r\n{inner}\r\n0\r\n\r\n", inner.len());
+    for (what, request) in [
+        ("a chunk with an extension", format!("{post}Transfer-Encoding: chunked\r\n\r\n3;x=\"y\"\r\nabc\r\n0\r\n\r\n{inner}")),
+        ("a chunked body that holds a request", format!("{post}Transfer-Encoding: chunked\r\n\r\n{held}")),
+        ("a length that covers a request", format!("{post}Content-Length: {}\r\n\r\n{inner}", inner.len())),
+        ("lines that end with a line feed alone", format!("{}\n{inner}", post.replace("\r\n", "\n"))),
+        ("a trailer", format!("{post}Transfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 60\r\n\r\n{inner}")),
+        ("a coding in capitals", format!("{post}Transfer-Encoding: CHUNKED\r\n\r\n0\r\n\r\n{inner}")),
+        ("a broken name of the coding", format!("{post}Content-Length: 0\r\nTransfer_Encoding: chunked\r\n\r\n{inner}")),
+    ] {
+        let answer = raw(&suite, &request).await?;
+        ensure!(answer.matches("HTTP/1.1 ").count() == 1 && !answer.contains("\"openapi\""), "{what}: {answer}");
+    }
+    let claimed = format!("GET {OPEN} HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\nConnection: close\r\n\r\n");
+    let answer = raw(&suite, &claimed).await?;
+    ensure!(answer.starts_with("HTTP/1.1 200") && !answer.contains("x-request-id: mine\r\n"), "{answer}");
+    stack.stop().await
+}

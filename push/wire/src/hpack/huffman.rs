@@ -1,6 +1,6 @@
 //! The Huffman code of strings (RFC 7541 Appendix B). It is canonical: all of it follows from the lengths of the codes.
 
-/// Octets of the code for each symbol, in bits; the last one is the end of a string, which must not appear.
+/// The length of each symbol's code, in bits; the last symbol is the end of a string, which must not appear.
 #[rustfmt::skip]
 const LENGTHS: [u8; SYMBOLS] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28,
@@ -71,7 +71,7 @@ const fn tables() -> ([u16; SYMBOLS], [Group; LONGEST + 1], [u16; 1 << SHORT]) {
 }
 
 /// Appends the string; `None`: it is none.
-pub fn unpack(packed: &[u8], out: &mut Vec<u8>) -> Option<()> {
+pub(crate) fn unpack(packed: &[u8], out: &mut Vec<u8>) -> Option<()> {
     out.reserve(packed.len() * 8 / SHORTEST);
     let (mut bits, mut held) = (0_u64, 0_usize);
     let mut rest = packed;

@@ -7,7 +7,6 @@ mod table;
 
 pub use decoder::{DecodeError, Decoder};
 pub use encoder::{Encoder, Field, Head, Way};
-pub use huffman::unpack as huffman_unpack;
 
 /// The size of a table when nobody says anything, and the most that is used here.
 pub(crate) const TABLE: usize = 4096;

@@ -19,6 +19,8 @@ pub(super) const EVENTS: &str = "elph.events";
 pub(super) const DEAD: &str = "elph.dead";
 /// A connection, a channel or a declaration that is not there by then is tried again.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether a channel is still open.
+const LOOK: Duration = Duration::from_secs(3);
 /// What is to outlive a restart of RabbitMQ.
 pub(super) const PERSISTENT: u8 = 2;
 const FLEETING: u8 = 1;
@@ -110,6 +112,14 @@ pub(super) async fn within<T>(asked: impl Future<Output = lapin::Result<T>>) -> 
         Ok(answer) => answer.map_err(|error| told(&error)),
         Err(_) => Err("no answer".to_owned()),
     }
+}
+
+/// Waits until a channel is closed, whoever else is told of it or not.
+pub(super) async fn closed(channel: &Channel) -> String {
+    while channel.status().connected() {
+        tokio::time::sleep(LOOK).await;
+    }
+    "the channel was closed".to_owned()
 }
 
 /// Why a connection was refused, with what to look at. RabbitMQ's codes are AMQP 0-9-1's, 1.2.
@@ -222,12 +232,24 @@ impl Publisher {
                 }
             };
             match confirmed {
-                Ok(Confirmation::Ack(None)) => sent.confirmed.push(id),
-                Ok(Confirmation::Ack(Some(_))) => sent.returned.push(id),
+                Ok(Confirmation::Ack(returned)) => {
+                    sent.confirmed.push(id);
+                    // Which one came back it says itself: the confirmation that carries it may be another's.
+                    let id = returned
+                        .as_ref()
+                        .and_then(|it| it.delivery.properties.message_id().as_ref())
+                        .map(|id| Uuid::try_parse(id.as_str()));
+                    sent.returned.extend(id.and_then(Result::ok));
+                }
                 Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => sent.error = Some("an event was not taken".to_owned()),
                 Err(error) => sent.error = Some(told(&error)),
             }
         }
+        for returned in within(self.channel.wait_for_confirms()).await.unwrap_or_default() {
+            let id = returned.delivery.properties.message_id().as_ref().map(|id| Uuid::try_parse(id.as_str()));
+            sent.returned.extend(id.and_then(Result::ok));
+        }
+        sent.confirmed.retain(|id| !sent.returned.contains(id));
         sent
     }
 }

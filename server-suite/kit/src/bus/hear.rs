@@ -128,6 +128,7 @@ impl Ear {
                 () = inner.stop.cancelled() => return Ok(()),
                 () = self.sender.closed() => return Ok(()),
                 next = deliveries.next() => next,
+                why = broker::closed(&channel) => return Err(why),
             };
             let delivery = next.ok_or("the queue was taken away")?.map_err(|error| broker::told(&error))?;
             match serde_json::from_slice::<Event>(&delivery.data) {

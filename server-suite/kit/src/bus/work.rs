@@ -186,7 +186,11 @@ impl<H: Handler> Work<H> {
         let mut deliveries = within(consume).await?;
         *backoff = Backoff::default();
         loop {
-            let Some(next) = self.inner.stop.run_until_cancelled(deliveries.next()).await else { return Ok(()) };
+            let next = tokio::select! {
+                () = self.inner.stop.cancelled() => return Ok(()),
+                next = deliveries.next() => next,
+                why = broker::closed(&channel) => return Err(why),
+            };
             let delivery = next.ok_or("the queue was taken away")?.map_err(|error| broker::told(&error))?;
             if !self.delivered(&delivery).await? {
                 return Ok(());

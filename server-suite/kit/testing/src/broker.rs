@@ -35,9 +35,11 @@ const TIMES: usize = 3;
 pub struct TestBroker {
     /// How it is reached.
     pub settings: BusSettings,
+    /// How it is reached over TLS.
+    pub encrypted: BusSettings,
     directory: TempDir,
-    /// Of AMQP, of Erlang's distribution, of its port mapper.
-    ports: [u16; 3],
+    /// Of AMQP, of Erlang's distribution, of its port mapper, of AMQP over TLS.
+    ports: [u16; 4],
     mapper: Child,
     server: Option<Child>,
 }
@@ -67,17 +69,36 @@ impl TestBroker {
     pub fn prepared() -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let place = directory.path();
-        for (name, text) in [("rabbitmq.conf", ""), ("plugins", "[].\n"), (".erlang.cookie", "a-test-of-its-own")] {
-            std::fs::write(place.join(name), text)?;
+        let mut sockets = Vec::new();
+        for _ in 0..4 {
+            sockets.push(TcpListener::bind("127.0.0.1:0")?);
         }
-        std::fs::set_permissions(place.join(".erlang.cookie"), std::fs::Permissions::from_mode(0o400))?;
-        let sockets = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
-        let mut ports = [0; 3];
+        let mut ports = [0; 4];
         for (port, socket) in ports.iter_mut().zip(&sockets) {
             *port = socket.local_addr()?.port();
         }
         drop(sockets);
-        let [amqp, _, mapper] = ports;
+        let [amqp, _, mapper, tls] = ports;
+        let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
+        let (certificate, key) = (own.cert.pem(), own.signing_key.serialize_pem());
+        let (certificate_file, key_file) = (place.join("certificate.pem"), place.join("key.pem"));
+        let config = format!(
+            "listeners.ssl.1 = 127.0.0.1:{tls}\nssl_options.cacertfile = {0}\nssl_options.certfile = {0}\nssl_options.keyfile = {1}\n\
+             ssl_options.verify = verify_none\nssl_options.fail_if_no_peer_cert = false\n",
+            certificate_file.display(),
+            key_file.display()
+        );
+        let cookie = "a-test-of-its-own";
+        for (name, text) in [
+            ("rabbitmq.conf", config.as_str()),
+            ("certificate.pem", &certificate),
+            ("key.pem", &key),
+            ("plugins", "[].\n"),
+            (".erlang.cookie", cookie),
+        ] {
+            std::fs::write(place.join(name), text)?;
+        }
+        std::fs::set_permissions(place.join(".erlang.cookie"), std::fs::Permissions::from_mode(0o400))?;
         // Started by us: one that RabbitMQ starts would outlive the test.
         let mapper = Command::new("epmd")
             .args(["-port", &mapper.to_string(), "-address", "127.0.0.1"])
@@ -88,7 +109,9 @@ impl TestBroker {
             .kill_on_drop(true)
             .spawn()?;
         let settings = BusSettings { url: Some(format!("amqp://guest:guest@127.0.0.1:{amqp}/%2F")), ..BusSettings::default() };
-        Ok(Self { settings, directory, ports, mapper, server: None })
+        let url = Some(format!("amqps://guest:guest@127.0.0.1:{tls}/%2F"));
+        let encrypted = BusSettings { url, ca_file: Some(certificate_file), ..BusSettings::default() };
+        Ok(Self { settings, encrypted, directory, ports, mapper, server: None })
     }
 
     /// Where it listens.
@@ -99,7 +122,7 @@ impl TestBroker {
 
     /// Starts it, with what was in it.
     pub async fn resume(&mut self) -> anyhow::Result<()> {
-        let [amqp, distribution, mapper] = self.ports.map(|port| port.to_string());
+        let [amqp, distribution, mapper, _] = self.ports.map(|port| port.to_string());
         let place = self.directory.path();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(place.join("output"))?;
         let server = Command::new(PROGRAM)

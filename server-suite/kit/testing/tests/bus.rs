@@ -509,7 +509,11 @@ async fn rabbitmq_killed_and_back_while_events_are_published_loses_none_and_each
             anyhow::Ok(())
         };
         tokio::try_join!(publishing, killing)?;
-        exactly(&one.database, place.name, EVENTS).await.context(place.name)?;
+        let outcome = exactly(&one.database, place.name, EVENTS).await;
+        let (done, left) = (handled(&one.database, place.name).await?.0.len(), rows(&one.database, "bus_outbox").await?);
+        outcome.with_context(|| {
+            format!("{}: {done} handled, {left} in the outbox, {:?} {:?}", place.name, one.bus.reasons(), two.bus.reasons())
+        })?;
         until("everything is well", async || Ok(one.bus.reasons().is_empty().then_some(()))).await?;
         until("nothing waits", async || Ok((rows(&one.database, "bus_outbox").await? == 0).then_some(()))).await?;
         one.end().await?;
@@ -543,6 +547,26 @@ async fn rabbitmq_that_is_not_there_yet_is_waited_for_and_told_meanwhile() -> an
         broker.kill().await?;
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn events_go_over_tls_and_a_certificate_of_an_unknown_authority_is_refused() -> anyhow::Result<()> {
+    let Some(broker) = TestBroker::start().await? else { return Ok(()) };
+    for place in TestDatabase::both().await? {
+        let copy = Copy::start(&broker.encrypted, &place).await?;
+        copy.work(place.name).await?;
+        for number in 0..10 {
+            copy.publish(number).await?;
+        }
+        exactly(&copy.database, place.name, 10).await?;
+        copy.end().await?;
+    }
+    let place = TestDatabase::sqlite()?;
+    let unknown = BusSettings { ca_file: None, ..broker.encrypted.clone() };
+    let copy = Copy::start(&unknown, &place).await?;
+    let reason = until("it is told", async || Ok(copy.bus.reasons().into_iter().next())).await?;
+    ensure!(reason.to_lowercase().contains("certificate"), "{reason}");
+    copy.end().await
 }
 
 #[tokio::test]

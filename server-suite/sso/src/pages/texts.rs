@@ -14,6 +14,7 @@ macro_rules! texts {
 
 texts! {
     sign_in: "Вход", "Sign in";
+    enter: "Войти", "Sign in";
     to_continue: "чтобы продолжить в приложении", "to continue to";
     login: "Номер или логин", "Number or login";
     password: "Пароль", "Password";
