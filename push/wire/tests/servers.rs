@@ -132,12 +132,14 @@ server.on('stream', (stream, headers) => {
   stream.respond({ ':status': 200, 'apns-id': headers['apns-id'] });
   stream.pipe(stream);
 });
+// The one that pip brings is started by another program: the end of its input ends it, too.
+process.stdin.on('end', () => process.exit()).resume();
 server.listen(0, '127.0.0.1', () => console.log(server.address().port));
 "#;
 
 /// The program's first line, if there is such a program.
 async fn started(command: &mut Command) -> Option<(Child, String)> {
-    let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).kill_on_drop(true).spawn().ok()?;
+    let mut child = command.stdout(Stdio::piped()).stdin(Stdio::piped()).kill_on_drop(true).spawn().ok()?;
     let mut line = String::new();
     let mut output = BufReader::new(child.stdout.take()?);
     timeout(PATIENCE, output.read_line(&mut line)).await.expect("it does not start").unwrap();
@@ -149,7 +151,7 @@ async fn node_takes_every_request_and_its_answers_are_understood() {
     // The system's, or the one that packaging/dev-setup has brought.
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/venv/bin/node");
     let node = if std::path::Path::new(own).exists() { own } else { "node" };
-    let Some((child, line)) = started(Command::new(node).args(["-e", NODE])).await else {
+    let Some((mut child, line)) = started(Command::new(node).args(["-e", NODE])).await else {
         assert!(
             std::env::var_os("ELPH_TEST_TOOLS").is_none_or(|tools| tools != "required"),
             "node is not installed; run: packaging/dev-setup test"
@@ -159,7 +161,7 @@ async fn node_takes_every_request_and_its_answers_are_understood() {
     };
     let port: u16 = line.trim().parse().expect("node says its port");
     all_echoed(&send_all(([127, 0, 0, 1], port).into(), b"/3/device/0a").await);
-    drop(child);
+    child.kill().await.unwrap();
 }
 
 #[tokio::test]

@@ -86,7 +86,9 @@ pub(crate) async fn run() -> anyhow::Result<Table> {
     let (_, keys) = realm.get(&realm.at("/certs"), "").await?;
     let (verified, alone) = verified(&realm.issuer, &keys, &access).await?;
     table.row("access tokens verified on one core", "1/s", Better::Higher, verified).beside("jsonwebtoken alone", alone);
-    table.note("a refresh: the token is used up and a new one made; ours writes it to SQLite and signs an access token (ES256) and an ID token");
+    table.note(
+        "a refresh: the token is used up and a new one made; ours writes it to SQLite and signs an access token (ES256) and an ID token",
+    );
     table.note(format!("(RS256); {RIVAL} keeps all in memory, makes an opaque access token and signs an ID token (RS256)"));
     drop(suite);
     stack.stop().await?;

@@ -185,7 +185,7 @@ fn people_are_greeted_with_a_dozen_commands_within_80_columns() {
     assert!(child.wait().unwrap().success());
     nothing_left(place.path());
     assert!(shown.lines().filter(|line| line.contains("elphctl --socket")).count() >= 12, "{shown}");
-    assert!(shown.contains("seed 4") && shown.contains("web pages come later"), "{shown}");
+    assert!(shown.contains("seed 4") && shown.contains("/elph/auth/realms/elph.local/account"), "{shown}");
     // The paths' lengths are not ours.
     let wide: Vec<_> = shown.lines().filter(|line| !line.contains(place.path().to_str().unwrap()) && line.chars().count() > 80).collect();
     assert!(wide.is_empty(), "{wide:?}");

@@ -181,6 +181,8 @@ pub(super) async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &s
 /// A channel on which each event is confirmed.
 pub(super) struct Publisher {
     channel: Channel,
+    /// Queues that are surely there.
+    declared: Vec<Bound>,
 }
 
 /// What became of events.
@@ -195,14 +197,20 @@ pub(super) struct Sent {
 }
 
 impl Publisher {
-    pub(super) async fn open(link: &Link, bound: &[Bound]) -> Result<Self, String> {
+    pub(super) async fn open(link: &Link) -> Result<Self, String> {
         let channel = link.channel().await?;
         within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
         declare_exchanges(&channel).await?;
-        for bound in bound {
-            declare(&channel, bound).await?;
+        Ok(Self { channel, declared: Vec::new() })
+    }
+
+    /// Makes the queues that are wanted, so that no event comes before its queue.
+    pub(super) async fn declare(&mut self, bound: Vec<Bound>) -> Result<(), String> {
+        for new in bound.iter().filter(|bound| !self.declared.contains(bound)) {
+            declare(&self.channel, new).await?;
         }
-        Ok(Self { channel })
+        self.declared = bound;
+        Ok(())
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -244,10 +252,6 @@ impl Publisher {
                 Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => sent.error = Some("an event was not taken".to_owned()),
                 Err(error) => sent.error = Some(told(&error)),
             }
-        }
-        for returned in within(self.channel.wait_for_confirms()).await.unwrap_or_default() {
-            let id = returned.delivery.properties.message_id().as_ref().map(|id| Uuid::try_parse(id.as_str()));
-            sent.returned.extend(id.and_then(Result::ok));
         }
         sent.confirmed.retain(|id| !sent.returned.contains(id));
         sent

@@ -107,9 +107,9 @@ impl Relay {
         // Also when there is nothing to send: who asks whether we are ready is to know.
         self.publisher = self.publisher.take().filter(Publisher::is_open);
         if self.inner.broker.is_some() && self.publisher.is_none() {
-            let (inner, bound) = (self.inner.clone(), self.inner.store.bound().await.map_err(lost)?);
+            let inner = self.inner.clone();
             let Some(broker) = &inner.broker else { return Ok(0) };
-            let opened = Publisher::open(&broker.publishing, &bound).await;
+            let opened = Publisher::open(&broker.publishing).await;
             self.inner.counts.connected.set(i64::from(opened.is_ok()));
             self.publisher = Some(opened.inspect_err(|why| broker.publishing.lost(why))?);
         }
@@ -118,7 +118,11 @@ impl Relay {
             return Ok(0);
         }
         match self.publisher.take() {
-            Some(publisher) => self.send(publisher, &events).await,
+            Some(mut publisher) => {
+                // Read after the events: whoever waits for one of them has written down before that it does.
+                publisher.declare(self.inner.store.bound().await.map_err(lost)?).await?;
+                self.send(publisher, &events).await
+            }
             None => self.deliver(events).await.map_err(lost),
         }
     }

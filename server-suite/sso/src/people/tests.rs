@@ -114,6 +114,7 @@ impl Stage {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("grpc.sock");
         let agents = [AgentSettings {
+            server_name: None,
             address: format!("unix:{}", socket.display()),
             domains: vec![DOMAIN.to_owned(), "other.local".to_owned()],
             ca_file: None,

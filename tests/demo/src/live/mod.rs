@@ -129,8 +129,9 @@ fn greet(stage: &Stage, screen: &Screen, seed: u64, conference: &Conference) -> 
         return Ok(());
     }
     line(&format!(
-        "\nElph at work: a simulated ECSS-10 switch, the real elph-agent and elph-server, on this
-machine only. People call each other, and a conference is there to moderate.
+        "\nElph at work: a simulated ECSS-10 switch, the real elph-agent and elph-server,
+on this machine only. People call each other, and a conference is there to
+moderate.
 
   switch  ssw-sim, dialect of seed {seed} (the same again: ARGS=\"--seed {seed}\")
           domain {DOMAIN}, phones 1001 to 1060
@@ -142,10 +143,10 @@ machine only. People call each other, and a conference is there to moderate.
   pushes  Apple and Google, simulated: even numbers from 1022 have an iPhone,
           odd ones an Android
   files   {directory} (configuration, logs; removed at the end)
-  suite   elph-server, sign-in and status on one port with a certificate of its own
-          sign in      {account}
-                       with number 1001 and password p1001, up to 1060 and p1060
-          authority    {directory}/authority.pem (the browser warns without it)
+  suite   elph-server, sign-in and status on one port; its certificate is the
+          demo's own (authority.pem among the files), the browser warns of it
+          sign in      with number 1001 and password p1001, up to 1060, p1060
+          {account}
 
 To try in another terminal, in this directory:
 ",

@@ -67,7 +67,7 @@ pub(crate) async fn run(options: StageOptions, json: bool, stop: &mut (impl Futu
         Some(Err(error)) => (error, Some(stage.stop_and_keep().await)),
         Some(Ok(())) => {
             report.group("The end");
-            match report.step("SIGTERM: suite, agent and switch end in good order, the directory is gone", stage.stop()).await {
+            match report.step("SIGTERM: all three end in good order, the directory is gone", stage.stop()).await {
                 Ok(()) => {
                     report.passed();
                     return Outcome::Passed;

@@ -18,7 +18,7 @@ pub(super) async fn play(scene: &mut Scene, report: &mut Report) -> anyhow::Resu
     report.group("The suite");
     let (realm, mut browser) = scene.stage.suite().sso()?;
     let signing_in = realm.tokens(&mut browser, WATCHER, "p1043");
-    let tokens = report.step("OpenID Connect over TLS: a subscriber signs in with the switch's password, code and PKCE", signing_in).await?;
+    let tokens = report.step("OpenID Connect: signed in with the switch's password (PKCE)", signing_in).await?;
     let rotated = async {
         let (status, next) = realm.refresh(text(&tokens, "refresh_token")?).await?;
         ensure(status == 200, "new tokens", || format!("{status} {next}"))?;
