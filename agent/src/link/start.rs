@@ -33,6 +33,9 @@ use crate::{
 /// Events that wait between a link and the model; more are a gap.
 const QUEUE: usize = 16_384;
 
+/// The longest wait before a comparison that has failed is repeated, unless lists are polled more rarely.
+const REPEAT: Duration = Duration::from_secs(5);
+
 /// Between two comparisons of a model that is fed by events: doubts that nobody had.
 const RECONCILE: Duration = Duration::from_secs(60);
 
@@ -253,7 +256,9 @@ impl Starter<'_> {
         F: Future<Output = Result<(), CommandError>> + Send + 'static,
     {
         let period = if polled { poll } else { RECONCILE };
-        let pace = Pace { period, first: Duration::from_millis(200), most: Duration::from_secs(5).max(period) };
+        // After a long outage the first comparison may fail, too: the next must not be as far away as when nobody doubts.
+        let most = if polled { REPEAT.max(period) } else { REPEAT };
+        let pace = Pace { period, first: Duration::from_millis(200), most };
         let origin = Origin { polled, reconstructed: !polled };
         let metrics = self.shared.metrics.clone();
         let domain = domain.clone();

@@ -362,7 +362,7 @@ fn with_one_link_down_the_other_goes_on_and_nothing_is_taken_away() {
         over.wait_for(|over| *over).await.unwrap();
         // The terminal is still down: calls are right all the same, by CSTA's events and snapshots alone.
         let calls = |core: &Core| (model(core).0 == truth(&world).0).then_some(());
-        if agent.core.wait(Duration::from_secs(300), calls).await.is_none() {
+        if agent.core.wait(Duration::from_secs(50), calls).await.is_none() {
             panic!("the model has {:#?}, the switch {:#?}", model(&agent.core).0, truth(&world).0);
         }
         world.break_down(None);
